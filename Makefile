@@ -1,0 +1,34 @@
+# Every target sets up the environment it needs. VENV names its folder, PYTHON what makes it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: install quickstart test test-slow lint bench
+
+install: $(READY)
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+quickstart: install
+	$(BIN)/lightning-ssl quickstart
+
+test: install
+	$(BIN)/python -m pytest -q
+
+# Longer checks; those on CIFAR-10 need CIFAR10_ROOT, a folder with train/<class> and test/<class>.
+test-slow: install
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python benchmarks/augment.py
+	$(BIN)/python benchmarks/step.py
