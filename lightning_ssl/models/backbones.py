@@ -1,0 +1,148 @@
+"""Backbones by name: own Wide ResNets, torchvision's ResNets, everything in timm."""
+
+import difflib
+import inspect
+import re
+from typing import Any, cast
+
+import torchvision
+from torch import nn
+
+from lightning_ssl.models.wide_resnet import WideResNet
+
+_COMMON_WRN = ("wrn_10_1", "wrn_16_1", "wrn_28_2", "wrn_28_8", "wrn_37_2")
+_RESNETS = tuple(
+    name
+    for name in torchvision.models.list_models(module=torchvision.models)
+    if name.startswith(("resnet", "resnext", "wide_resnet"))
+)
+
+
+def build_backbone(
+    name: str, *, in_channels: int = 3, pretrained: bool = False, **options: Any
+) -> nn.Module:
+    """Build a network that turns images ``(B, in_channels, H, W)`` into pooled features.
+
+    Args:
+        name: ``wrn_<depth>_<width>`` (:class:`~lightning_ssl.models.WideResNet`), a torchvision
+            ResNet such as ``resnet50`` or ``wide_resnet50_2``, or ``timm/<name>``.
+        in_channels: Channels of the images.
+        pretrained: Whether to start from the library's default weights (downloaded). With other
+            than 3 channels the stem's are their sum over colours divided by the channels, so
+            that a grey image copied into all channels has the same response.
+        **options: For ``wrn_*`` those of :class:`~lightning_ssl.models.WideResNet`. For ResNets
+            ``small_stem`` (3x3 stem with stride 1 and no max-pooling, for images up to 64 px;
+            never pretrained) and ``bn_momentum``. For timm ``bn_momentum`` and what the model's
+            constructor takes, such as ``img_size`` for a transformer.
+
+    Returns:
+        A module with ``num_features`` whose ``forward`` returns ``(B, num_features)``.
+
+    Raises:
+        ValueError: If the name or an option is unknown, or there are no pretrained weights.
+    """
+    if match := re.fullmatch(r"wrn_(\d+)_(\d+)", name):
+        if pretrained:
+            raise ValueError(f"`pretrained` must be False with the `backbone` {name!r}, got True.")
+        _check_options(name, options, WideResNet, skip=("depth", "width", "in_channels"))
+        return WideResNet(int(match[1]), int(match[2]), in_channels=in_channels, **options)
+    if name in _RESNETS:
+        _check_options(name, options, _resnet, skip=("name", "in_channels", "pretrained"))
+        return _resnet(name, in_channels, pretrained, **options)
+    if name.startswith("timm/"):
+        return _timm(name, in_channels, pretrained, **options)
+    raise _unknown(name)
+
+
+def _check_options(
+    name: str, options: dict[str, Any], build: Any, skip: tuple[str, ...] = ()
+) -> None:
+    allowed = tuple(p for p in inspect.signature(build).parameters if p not in skip)
+    for option in options:
+        if option not in allowed:
+            raise ValueError(
+                f"An option of the `backbone` {name!r} must be one of {allowed}, got {option!r}."
+            )
+
+
+def _unknown(name: str) -> ValueError:
+    import timm  # slow to import, and most runs do not need it
+
+    candidates = [*_COMMON_WRN, *_RESNETS, *(f"timm/{model}" for model in timm.list_models())]
+    near = difflib.get_close_matches(name, candidates, n=3)
+    bare = f"timm/{name}"
+    if bare in candidates:
+        near = [bare, *(model for model in near if model != bare)]
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return ValueError(
+        "`backbone` must be 'wrn_<depth>_<width>' (such as 'wrn_28_2'), one of torchvision's "
+        f"{_RESNETS}, or 'timm/<name>', got {name!r}.{hint}"
+    )
+
+
+def _set_bn_momentum(module: nn.Module, momentum: float) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = momentum
+
+
+def _resnet(
+    name: str,
+    in_channels: int,
+    pretrained: bool,
+    small_stem: bool = False,
+    bn_momentum: float = 0.1,
+) -> nn.Module:
+    model: Any = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    model.num_features, model.fc = model.fc.in_features, nn.Identity()
+    stem = model.conv1
+    if small_stem:
+        model.conv1 = _stem(in_channels, stem.out_channels, 3, 1)
+        model.maxpool = nn.Identity()
+    elif in_channels != 3:
+        model.conv1 = _stem(in_channels, stem.out_channels, 7, 2)
+        if pretrained:
+            mean = stem.weight.data.sum(1, keepdim=True) / in_channels
+            model.conv1.weight.data.copy_(mean.expand(-1, in_channels, -1, -1))
+    _set_bn_momentum(model, bn_momentum)
+    return cast(nn.Module, model)
+
+
+def _stem(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision
+    return conv
+
+
+def _timm(
+    name: str,
+    in_channels: int,
+    pretrained: bool,
+    bn_momentum: float | None = None,
+    **options: Any,
+) -> nn.Module:
+    import timm  # slow to import, and most runs do not need it
+
+    model_name = name.removeprefix("timm/")
+    if ":" not in model_name and not timm.is_model(model_name):  # "hf-hub:..." is not listed
+        raise _unknown(name)
+    reserved = sorted({"num_classes", "in_chans", "pretrained"} & set(options))
+    if reserved:
+        raise ValueError(
+            f"Options of the `backbone` {name!r} must not set what `build_backbone` sets "
+            f"(use `in_channels`, `pretrained`), got {reserved}."
+        )
+    try:
+        model: nn.Module = timm.create_model(
+            model_name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options
+        )
+    except TypeError as error:
+        raise ValueError(
+            f"Options of the `backbone` {name!r} must be 'bn_momentum' or arguments of its "
+            f"constructor in timm, got {tuple(options)}: {error}"
+        ) from error
+    # Some models have a hidden layer between the last feature map and the output.
+    model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
+    if bn_momentum is not None:
+        _set_bn_momentum(model, bn_momentum)
+    return model

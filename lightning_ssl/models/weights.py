@@ -1,0 +1,104 @@
+"""Warm start: take the weights of a checkpoint file, and say what did not fit."""
+
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What DistributedDataParallel and torch.compile put before every key.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def load_weights(
+    module: nn.Module, path: str | PathLike[str], *, strict: bool = True, prefix: str = ""
+) -> list[str]:
+    """Load the weights of a checkpoint file into a module.
+
+    Nothing is loaded when an error is raised.
+
+    Args:
+        module: Takes the weights.
+        path: A Lightning checkpoint, or what ``torch.save(module.state_dict(), path)`` wrote.
+            ``module.`` and ``_orig_mod.`` before every key are removed.
+        strict: Whether every tensor of the module and of the file must fit; if not, those that
+            fit by name and shape are loaded and the rest is named in a warning.
+        prefix: Use only the file's keys that begin with it, without it, such as ``backbone.``.
+
+    Returns:
+        Names of the tensors that were loaded.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint, nothing fits, or, with ``strict``, something does not.
+    """
+    own = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    theirs = _select(_read(Path(path)), prefix)
+    shared = [key for key in own if key in theirs]
+    fitting = [key for key in shared if own[key].shape == theirs[key].shape]
+    report = _report(own, theirs, set(fitting))
+    if not fitting:
+        raise ValueError(f"Nothing in `weights` {str(path)!r} fits {_name(module)}.{report}")
+    if report and strict:
+        raise ValueError(f"`weights` {str(path)!r} do not fit {_name(module)}.{report}")
+    if report:
+        warnings.warn(
+            f"Loaded {len(fitting)} of {len(own)} tensors of {_name(module)} "
+            f"from {str(path)!r}.{report}",
+            stacklevel=2,
+        )
+    module.load_state_dict({key: theirs[key] for key in fitting}, strict=False)
+    return fitting
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"`weights` must be a checkpoint file, got {str(path)!r}.")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of another kind raises anything, KeyError for one
+        raise ValueError(
+            f"`weights` must be a checkpoint that torch.load opens with weights_only=True, "
+            f"got {str(path)!r}: {error}"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    tensors = {
+        key: value
+        for key, value in (state.items() if isinstance(state, Mapping) else ())
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if not tensors:
+        found = tuple(content) if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(
+            "`weights` must be a file with a 'state_dict', or a state_dict itself, "
+            f"got {str(path)!r} with {found}."
+        )
+    return tensors
+
+
+def _select(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if all(key.startswith(wrapper) for key in state):
+            state = {key.removeprefix(wrapper): value for key, value in state.items()}
+    return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+
+
+def _report(own: dict[str, Tensor], theirs: dict[str, Tensor], fitting: set[str]) -> str:
+    """One line per kind of misfit, empty if all is well."""
+    lines = {
+        "missing in the file": [key for key in own if key not in theirs],
+        "unexpected in the file": [key for key in theirs if key not in own],
+        "of another shape": [
+            f"{key} {tuple(theirs[key].shape)} for {tuple(own[key].shape)}"
+            for key in own
+            if key in theirs and key not in fitting
+        ],
+    }
+    return "".join(f"\n  {kind}: {', '.join(keys)}" for kind, keys in lines.items() if keys)
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__
