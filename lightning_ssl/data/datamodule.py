@@ -1,0 +1,284 @@
+"""One datamodule: the plan's batches, their views, and evaluation sets."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from lightning_ssl.augment import Normalize, Views
+from lightning_ssl.augment.base import to_float
+from lightning_ssl.data.described import DescribedData
+from lightning_ssl.data.draw import DrawViews
+from lightning_ssl.data.fetch import EvaluationFetch, TrainFetch, check_readable
+from lightning_ssl.data.folder import walk_images
+from lightning_ssl.data.images import FileImages, Images, ResidentImages
+from lightning_ssl.data.loader import EvaluationLoader, TrainLoader
+from lightning_ssl.data.plan import Balanced, Order, Plan, Shuffled, describe_run
+from lightning_ssl.data.splits import save_split
+from lightning_ssl.types import Batch
+
+_RESIDENT_SIDE = 64  # pixels; larger photos are decoded in workers
+_RESIDENT_BYTES = 2**31
+
+
+class SSLDataModule(DescribedData):
+    """A few labelled and many unlabelled images, interleaved in every training batch.
+
+    Batch sizes are global: the images of one micro-batch over all processes together.
+
+    Args:
+        dataset: ``digits``, ``cifar10``, ``cifar100``, ``svhn``, ``stl10``, ``imagenet``,
+            ``folder`` or ``csv``.
+        batch_size: Labelled images per step.
+        unlabeled_batch_size: Unlabelled images per step.
+        eval_batch_size: Images per evaluation batch and process.
+        labeled_order: ``shuffled``, or ``balanced`` for every class equally often.
+        steps_per_epoch: Length of an epoch in steps, or ``unlabeled`` or ``labeled`` for one pass.
+        views: Transforms by view name, in place of the presets.
+        num_workers: Decoding processes; null for up to 8 where files are decoded while training.
+        **kwargs: Arguments of :class:`~lightning_ssl.data.described.DescribedData`.
+
+    Raises:
+        ValueError: If an argument is unknown, out of range or contradicts another one.
+        FileNotFoundError: If the data is not where ``root`` says.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        batch_size: int = 32,
+        unlabeled_batch_size: int = 128,
+        eval_batch_size: int = 256,
+        labeled_order: Literal["shuffled", "balanced"] = "shuffled",
+        steps_per_epoch: int | Literal["unlabeled", "labeled"] = "unlabeled",
+        views: dict[str, nn.Module] | None = None,
+        num_workers: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dataset, **kwargs)
+        for name, value in (
+            ("batch_size", batch_size),
+            ("unlabeled_batch_size", unlabeled_batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("steps_per_epoch", steps_per_epoch),
+        ):
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"`data.{name}` must be at least 1, got {value}.")
+        if isinstance(steps_per_epoch, str) and steps_per_epoch not in ("unlabeled", "labeled"):
+            raise ValueError(
+                "`data.steps_per_epoch` must be a number, 'unlabeled' or 'labeled', got "
+                f"'{steps_per_epoch}'."
+            )
+        if labeled_order not in ("shuffled", "balanced"):
+            raise ValueError(
+                "`data.labeled_order` must be one of ('shuffled', 'balanced'), got "
+                f"'{labeled_order}'."
+            )
+        self.batch_size = batch_size
+        self.unlabeled_batch_size = unlabeled_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.labeled_order = labeled_order
+        self.steps_per_epoch = steps_per_epoch
+        self.view_transforms = views or {}
+        self.num_workers = num_workers
+        self._images: dict[str, Images] = {}
+        self._draw_views: DrawViews | None = None
+
+    def setup(self, stage: str) -> None:
+        """Read what training needs, check it against the method, and store the split.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            ValueError: If the method declares no views, or some that do not exist.
+        """
+        if stage != "fit":
+            return
+        trainer = self._attached_trainer
+        declared = getattr(trainer.lightning_module, "views", None)
+        if declared is None:
+            name = type(trainer.lightning_module).__name__
+            raise ValueError(f"SSLDataModule needs a method that declares its `views`, got {name}.")
+        views = Views(
+            declared,
+            self.image_size,
+            mean=self.mean,
+            std=self.std,
+            hflip=self.source.hflip,
+            overrides=self.view_transforms,
+            seed=self.seed,
+        )
+        plan = Plan(
+            self._labeled_order(),
+            self._unlabeled_order() if "unlabeled" in declared else None,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        fetch = TrainFetch(plan, self.split, self._read("train"), views, self.image_size)
+        self._draw_views = DrawViews(fetch, views)
+        folder = trainer.log_dir  # a broadcast: every process has to ask
+        if trainer.loggers and folder and trainer.is_global_zero:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            save_split(Path(folder) / "split.json", self.split, len(self.source.train))
+
+    def _labeled_order(self) -> Order:
+        labeled = self.split.labeled
+        if self.labeled_order == "balanced":
+            targets = self.source.train.targets[labeled]
+            return Balanced(targets, self.batch_size, self.seed, "labeled")
+        return Shuffled(len(labeled), self.batch_size, self.seed, "labeled")
+
+    def _unlabeled_order(self) -> Order:
+        return Shuffled(self.num_unlabeled, self.unlabeled_batch_size, self.seed, "unlabeled")
+
+    def _read(self, part: str) -> Images:
+        """Images of ``train``, ``val`` or ``test``; small ones are decoded once, into RAM."""
+        if part not in self._images:
+            images = getattr(self.source, part)
+            if isinstance(images, FileImages):
+                size = self.image_size
+                fits = len(images) * self.in_channels * size**2 <= _RESIDENT_BYTES
+                if size <= _RESIDENT_SIDE and fits:
+                    images = images.load(size, replace_ok=self._replaceable(part))
+                elif part == "train":
+                    check_readable(images, self.split.labeled)
+            self._images[part] = images
+        return self._images[part]
+
+    def _replaceable(self, part: str) -> Tensor | None:
+        """Training images that no label or metric depends on."""
+        if part != "train":
+            return None
+        mask = torch.ones(len(self.source.train), dtype=torch.bool)
+        mask[self.split.labeled] = mask[self.split.val] = False
+        return mask
+
+    def train_dataloader(self) -> TrainLoader:
+        """Every batch interleaves labelled and unlabelled images."""
+        assert self._draw_views is not None
+        fetch, steps = self._draw_views.fetch, self._count_steps()
+        counts = (self.num_labeled, self.num_unlabeled)
+        rank_zero_info(describe_run(self._attached_trainer, fetch.plan, counts, steps))
+        return TrainLoader(
+            fetch,
+            steps,
+            self._position,
+            num_workers=self._workers(fetch.images),
+            pin_memory=self._pin_memory,
+        )
+
+    def _position(self) -> int:
+        """Step the run stands at; the counter is restored from a checkpoint before it is read."""
+        trainer = self._attached_trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        # Overfitting means the same batches in every epoch.
+        overfit = trainer.overfit_batches  # type: ignore[attr-defined]
+        counted = progress.current if overfit else progress.total
+        return int(counted.ready)
+
+    def _count_steps(self) -> int:
+        if isinstance(self.steps_per_epoch, int):
+            return self.steps_per_epoch
+        if self.steps_per_epoch == "labeled" or not self.num_unlabeled:
+            return max(1, self.num_labeled // self.batch_size)
+        return max(1, self.num_unlabeled // self.unlabeled_batch_size)
+
+    def val_dataloader(self) -> EvaluationLoader | list[Any]:
+        """Validation images; without any, the test images, reported and never selected on."""
+        if self.source.val is not None:
+            return self._evaluation("val", "val")
+        if len(self.split.val):
+            return self._evaluation("train", "val", self.split.val)
+        return [] if self.source.test is None else self._evaluation("test", "test")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """Test images.
+
+        Raises:
+            ValueError: If the data has none.
+        """
+        if self.source.test is None:
+            raise ValueError(f"`data.dataset` '{self.dataset}' has no test images in {self.root}.")
+        return self._evaluation("test", "test")
+
+    def predict_dataloader(self) -> EvaluationLoader:
+        """All images below ``root``, or the test images of a named data set."""
+        if self.dataset == "folder" and self.root is not None:
+            self._images["predict"] = self._list_images()
+        elif self.source.test is not None:
+            self._images["predict"] = self._read("test")
+        else:
+            raise ValueError(f"`data.dataset` '{self.dataset}' has no test images to predict.")
+        return self._evaluation("predict", "predict")
+
+    def predict_name(self, index: int) -> str:
+        """What a predicted image is called: its path, or its index.
+
+        Args:
+            index: Position in the predicted set.
+        """
+        return self._images["predict"].name(index)
+
+    def _list_images(self) -> FileImages:
+        paths = list(walk_images(self.root or ""))
+        if not paths:
+            raise FileNotFoundError(f"`data.root` must hold images, found none in '{self.root}'.")
+        return FileImages(paths, torch.full((len(paths),), -1), self.in_channels)
+
+    def _evaluation(self, part: str, stage: str, indices: Tensor | None = None) -> EvaluationLoader:
+        trainer, images = self._attached_trainer, self._read(part)
+        return EvaluationLoader(
+            EvaluationFetch(images, self.image_size, with_target=stage != "predict"),
+            torch.arange(len(images)) if indices is None else indices,
+            self.eval_batch_size,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            stage=stage,
+            num_workers=self._workers(images),
+            pin_memory=self._pin_memory,
+        )
+
+    def _workers(self, images: Images) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        if isinstance(images, ResidentImages):
+            return 0
+        return min(8, len(os.sched_getaffinity(0)))
+
+    @property
+    def _pin_memory(self) -> bool:
+        return self._attached_trainer.strategy.root_device.type == "cuda"
+
+    @property
+    def _attached_trainer(self) -> pl.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Draw the views on the device, or normalise images to be evaluated.
+
+        Args:
+            batch: What a loader of this datamodule made.
+            dataloader_idx: Not used.
+        """
+        dtype = cast(torch.dtype, self._attached_trainer.lightning_module.dtype)
+        if not isinstance(batch, Batch):
+            images = Normalize(self.mean, self.std)(to_float(batch[0]), {})
+            return (images.to(dtype), *batch[1:])
+        assert self._draw_views is not None
+        return self._draw_views(batch, dtype)
+
+    def teardown(self, stage: str) -> None:
+        """Report unreadable images and give the device memory back.
+
+        Args:
+            stage: The stage that ends.
+        """
+        if stage == "fit" and self._draw_views is not None:
+            self._draw_views.fetch.report_broken()
+            self._draw_views = None

@@ -1,0 +1,222 @@
+"""What the data is: source, split, classes, size and statistics, from options."""
+
+import os
+from functools import cached_property
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from typing_extensions import Self
+
+from lightning_ssl.data.images import FileImages
+from lightning_ssl.data.record import check_classes, check_split, make_record
+from lightning_ssl.data.sources import Source, open_source, prepare_source
+from lightning_ssl.data.splits import Split, make_split
+
+
+class DescribedData(pl.LightningDataModule):
+    """Options that say what the data is, and what follows from them without reading pixels.
+
+    Args:
+        dataset: ``digits``, ``cifar10``, ``cifar100``, ``svhn``, ``stl10``, ``imagenet``,
+            ``folder`` or ``csv``.
+        root: Folder of the data; for ``csv`` the CSV file.
+        download: Whether to download what torchvision can, where it is missing.
+        num_labels: Number of labelled images, class-balanced; null keeps every known label.
+        labels_per_class: Number of labelled images of each class.
+        label_fraction: Fraction of labelled images, in (0, 1].
+        coin_flip: Whether ``label_fraction`` flips a coin for each image, as suncet does.
+        labels_file: File of the labelled images: ``split.json`` of a run, an ``.npy`` of indices,
+            or a list of suncet or s4l.
+        val_per_class: Labelled images of each class set apart for validation where the data has no
+            validation part; null for a tenth of the labels, and none below 25 labels a class.
+        include_labeled: Whether labelled images are also used as unlabelled ones.
+        image_size: Side of the images in pixels; null for the data's own.
+        in_channels: 3, or 1 for gray images.
+        classes: Class names in the order of the class numbers; null for the data's own.
+        normalize: ``dataset`` for the data's mean and standard deviation, ``symmetric`` for
+            [-1, 1].
+        mean: Mean per channel of pixels in [0, 1]; null for what ``normalize`` says.
+        std: Standard deviation per channel of pixels in [0, 1]; null likewise.
+        extra: Whether SVHN's extra images are training images too.
+        fold: Which of STL-10's ten predefined folds is labelled; null for all labels.
+        seed: Seed of the split, the order and the views; null for ``seed_everything``'s.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        root: str | None = None,
+        download: bool = False,
+        num_labels: int | None = None,
+        labels_per_class: int | None = None,
+        label_fraction: float | None = None,
+        coin_flip: bool = False,
+        labels_file: str | None = None,
+        val_per_class: int | None = None,
+        include_labeled: bool = True,
+        image_size: int | None = None,
+        in_channels: int = 3,
+        classes: list[str] | None = None,
+        normalize: Literal["dataset", "symmetric"] = "dataset",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        extra: bool = False,
+        fold: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if normalize not in ("dataset", "symmetric"):
+            raise ValueError(
+                f"`data.normalize` must be one of ('dataset', 'symmetric'), got '{normalize}'."
+            )
+        self.save_hyperparameters(ignore=["views"])
+        self.dataset, self.root, self.download = dataset, root, download
+        self.selection = {
+            "num_labels": num_labels,
+            "labels_per_class": labels_per_class,
+            "label_fraction": label_fraction,
+            "coin_flip": coin_flip,
+            "labels_file": labels_file,
+            "val_per_class": val_per_class,
+            "include_labeled": include_labeled,
+        }
+        self.in_channels = in_channels
+        self.normalize = normalize
+        self.extra, self.fold = extra, fold
+        # PL_GLOBAL_SEED is what seed_everything leaves behind.
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self._given_classes, self._given_size = classes, image_size
+        self._given_mean, self._given_std = mean, std
+        self._source: Source | None = None
+
+    @classmethod
+    def from_source(cls, source: Source, **options: Any) -> Self:
+        """Use images that are already in Python, see :func:`lightning_ssl.data.from_arrays`.
+
+        Args:
+            source: The data.
+            **options: Arguments of the class, but for those that say where the data is and how
+                it is opened.
+
+        Raises:
+            ValueError: If an option contradicts the source.
+        """
+        size, classes = options.get("image_size"), options.get("classes")
+        if size not in (None, source.size) and not isinstance(source.train, FileImages):
+            raise ValueError(f"`image_size` must be the source's, {source.size}, got {size}.")
+        if classes is not None and tuple(classes) != source.classes:
+            raise ValueError(f"`classes` must be the source's, {source.classes}, got {classes}.")
+        module = cls(source.name, in_channels=source.channels, **options)
+        module._source = source
+        return module
+
+    @property
+    def source(self) -> Source:
+        """The data set; opening it lists files and reads no pixels."""
+        if self._source is None:
+            own_names = self.dataset in ("imagenet", "folder", "csv")
+            self._source = open_source(
+                self.dataset,
+                self.root,
+                in_channels=self.in_channels,
+                image_size=self._given_size,
+                classes=self._given_classes if own_names else None,
+                extra=self.extra,
+                fold=self.fold,
+            )
+            if self._given_classes and tuple(self._given_classes) != self._source.classes:
+                raise ValueError(
+                    f"`data.classes` must be the classes of '{self.dataset}', "
+                    f"{self._source.classes}, got {tuple(self._given_classes)}."
+                )
+        return self._source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return tuple(self._given_classes or self.source.classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self._given_size or self.source.size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean per channel of pixels in [0, 1]."""
+        if self._given_mean is not None:
+            return tuple(self._given_mean)
+        return (0.5,) * self.in_channels if self.normalize == "symmetric" else self.source.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation per channel of pixels in [0, 1]."""
+        if self._given_std is not None:
+            return tuple(self._given_std)
+        return (0.5,) * self.in_channels if self.normalize == "symmetric" else self.source.std
+
+    @cached_property
+    def split(self) -> Split:
+        """Which training images are labelled, unlabelled and set apart for validation."""
+        source = self.source
+        return make_split(
+            source.train.targets,
+            source.num_classes,
+            **self.selection,  # type: ignore[arg-type]
+            names=source.train.name,
+            pool=source.labeled,
+            has_val=source.val is not None,
+            seed=self.seed,
+            classes=source.classes,
+        )
+
+    @property
+    def num_labeled(self) -> int:
+        """Number of labelled images."""
+        return len(self.split.labeled)
+
+    @property
+    def num_unlabeled(self) -> int:
+        """Length of the unlabelled list."""
+        return len(self.split.unlabeled)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Labelled images of each class."""
+        targets = self.source.train.targets[self.split.labeled]
+        counts: list[int] = torch.bincount(targets, minlength=self.num_classes).tolist()
+        return counts
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation images; if not, the test set is reported while training."""
+        return self.source.val is not None or len(self.split.val) > 0
+
+    def prepare_data(self) -> None:
+        """Download what is missing, in one process."""
+        if self._source is None and self._given_classes is None:
+            prepare_source(self.dataset, self.root, download=self.download, extra=self.extra)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :func:`lightning_ssl.data.record.make_record`."""
+        return make_record(self.classes, self.image_size, self.mean, self.std, self.split)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that a checkpoint belongs to this data.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If classes differ, or, when training goes on, the labelled images.
+        """
+        check_classes(state_dict, self.classes)
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            check_split(state_dict, self.split)

@@ -1,0 +1,63 @@
+"""From a batch that travelled to views on the device."""
+
+import torch
+from torch import Tensor
+
+from lightning_ssl.augment import Views
+from lightning_ssl.data.fetch import TrainFetch
+from lightning_ssl.data.images import ResidentImages
+from lightning_ssl.types import Batch, Samples
+
+
+class DrawViews:
+    """Gather resident pixels and draw the views, both on the batch's device.
+
+    Args:
+        fetch: What made the batches.
+        views: The views of each stream.
+    """
+
+    def __init__(self, fetch: TrainFetch, views: Views) -> None:
+        self.fetch = fetch
+        self.views = views
+        self._on_device: dict[str, Tensor] = {}
+
+    def __call__(self, batch: Batch, dtype: torch.dtype) -> Batch:
+        """Fill in the views.
+
+        Args:
+            batch: A batch of the plan with uint8 crops, or without pixels.
+            dtype: Type of the views.
+        """
+        assert batch.step is not None
+        labeled = self._draw("labeled", batch.labeled, batch.step, dtype)
+        if batch.unlabeled is None:
+            return batch._replace(labeled=labeled)
+        unlabeled = self._draw("unlabeled", batch.unlabeled, batch.step, dtype)
+        return batch._replace(labeled=labeled, unlabeled=unlabeled)
+
+    def _draw(self, stream: str, samples: Samples, step: int, dtype: torch.dtype) -> Samples:
+        plan = self.fetch.plan
+        views, drawn = self.views(
+            stream,
+            self._pixels(stream, samples),
+            step,
+            rank=plan.rank,
+            world_size=plan.world_size,
+            dtype=dtype,
+        )
+        return samples._replace(views=views, drawn=drawn)
+
+    def _pixels(self, stream: str, samples: Samples) -> Tensor | dict[str, Tensor]:
+        if not isinstance(self.fetch.images, ResidentImages):
+            return samples.views
+        assert samples.index is not None
+        device = samples.index.device
+        pixels = self._at("pixels", self.fetch.images.pixels, device)
+        return pixels[self._at(stream, self.fetch.rows[stream], device)[samples.index]]
+
+    def _at(self, name: str, values: Tensor, device: torch.device) -> Tensor:
+        """A tensor of the whole training set, moved to the device once."""
+        if name not in self._on_device:
+            self._on_device[name] = values.to(device)
+        return self._on_device[name]

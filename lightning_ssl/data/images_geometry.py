@@ -1,0 +1,138 @@
+"""From a decoded image file to pixels: channels, the part that evaluation sees, tensors.
+
+EXIF orientation is ignored, as torchvision's loaders do: turning some images and not others would
+make this package disagree with every other one about the same folder.
+"""
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+SMALL = 64  # sides up to this are evaluated whole; larger ones as ImageNet: 256/224, centre crop
+
+
+class BrokenImageError(ValueError):
+    """An image file that cannot be decoded.
+
+    It survives a DataLoader's worker, which rebuilds an exception from its message alone.
+
+    Args:
+        path: The file, or the whole message where ``reason`` is None.
+        reason: What the decoder said.
+
+    Attributes:
+        path: The file.
+    """
+
+    _message = re.compile(r"Cannot read the image '(.*)':")
+
+    def __init__(self, path: str, reason: str | None = None) -> None:
+        message = path if reason is None else f"Cannot read the image '{path}': {reason}"
+        super().__init__(message)
+        found = self._message.search(message)
+        self.path = found.group(1) if found else path
+
+
+def convert_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Decode an image and bring it to 8-bit RGB or gray. Transparency is dropped.
+
+    Args:
+        image: An open image of any mode.
+        channels: 3 or 1.
+
+    Raises:
+        ValueError: If the pixels are floating-point numbers, whose range no file states.
+    """
+    mode = "RGB" if channels == 3 else "L"
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # 16 bits; Pillow alone would clip them at 255
+        wide = np.asarray(image).clip(0, 65535).astype(np.float32)
+        image = Image.fromarray(np.rint(wide / 257).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def center_box(width: int, height: int, size: int) -> tuple[float, float, float, float]:
+    """Find the square of an image that evaluation looks at.
+
+    Up to 64 pixels it is what remains when the short side becomes ``size`` and the centre is cut;
+    above, when the short side becomes ``size * 256 / 224``.
+
+    Args:
+        width: Image width.
+        height: Image height.
+        size: Side of the result.
+
+    Returns:
+        Left, top, right and bottom in pixels of the image, for ``Image.resize(..., box=...)``.
+
+    Example:
+        >>> center_box(48, 32, 32)
+        (8.0, 0.0, 40.0, 32.0)
+        >>> center_box(512, 256, 224)
+        (144.0, 16.0, 368.0, 240.0)
+    """
+    short = size if size <= SMALL else round(size * 256 / 224)
+    side = min(width, height) * size / short
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, min(left + side, width), min(top + side, height)
+
+
+def resize_center(image: Image.Image, size: int) -> Image.Image:
+    """Cut and resize an image as evaluation sees it.
+
+    Args:
+        image: The image.
+        size: Side of the result.
+    """
+    if size <= SMALL and image.size == (size, size):
+        return image
+    # Pillow's filters widen when shrinking, so this is antialiased. The gap lets it first shrink
+    # large photos by whole factors, which is faster and differs by less than one grey level.
+    return image.resize(
+        (size, size),
+        Image.Resampling.BILINEAR,
+        box=center_box(*image.size, size),
+        reducing_gap=3.0,
+    )
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Turn a gray or RGB image into a uint8 tensor ``(C, H, W)``.
+
+    Args:
+        image: An image of mode ``"L"`` or ``"RGB"``.
+    """
+    return torch.from_numpy(np.array(to_array(image)))  # a copy: Pillow's memory is read-only
+
+
+def to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """View a gray or RGB image as an array ``(C, H, W)``.
+
+    Args:
+        image: An image of mode ``"L"`` or ``"RGB"``.
+    """
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def header_size(path: str) -> tuple[int, int]:
+    """Read an image's width and height from its header.
+
+    Args:
+        path: The file.
+
+    Raises:
+        BrokenImageError: If the file is missing or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception as error:  # a damaged file makes decoders raise almost anything
+        raise BrokenImageError(path, f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,73 @@
+"""What a checkpoint keeps of the data, and the check that it belongs to it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lightning_ssl.data.splits import Split
+
+
+def make_record(
+    classes: Sequence[str],
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    split: Split,
+) -> dict[str, Any]:
+    """Record what prediction needs besides weights, and the lists a resumed run must share.
+
+    Args:
+        classes: Class names in the order of the class numbers.
+        image_size: Side of the images in pixels.
+        mean: Mean per channel of pixels in [0, 1].
+        std: Standard deviation per channel of pixels in [0, 1].
+        split: The labelled, unlabelled and validation lists.
+
+    Returns:
+        Plain values and tensors, so that the checkpoint loads with ``weights_only=True``.
+    """
+    return {
+        "classes": list(classes),
+        "image_size": image_size,
+        "in_channels": len(mean),
+        "mean": list(mean),
+        "std": list(std),
+        "labeled": split.labeled,
+        "val": split.val,
+    }
+
+
+def check_classes(record: dict[str, Any], classes: Sequence[str]) -> None:
+    """See that a checkpoint means the same by its class numbers.
+
+    Args:
+        record: What :func:`make_record` returned.
+        classes: Class names of the data.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if tuple(record["classes"]) != tuple(classes):
+        raise ValueError(
+            f"`ckpt_path` was trained on the classes {tuple(record['classes'])}, the data has "
+            f"{tuple(classes)}."
+        )
+
+
+def check_split(record: dict[str, Any], split: Split) -> None:
+    """See that a run goes on with the labelled images it began with.
+
+    Args:
+        record: What :func:`make_record` returned.
+        split: The lists of the data.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    for name, own in (("labeled", split.labeled), ("val", split.val)):
+        if not torch.equal(record[name].cpu(), own):
+            raise ValueError(
+                f"`ckpt_path` was trained with other '{name}' images than the data options choose "
+                "now; give the split.json of its run as `data.labels_file`."
+            )

@@ -1,0 +1,79 @@
+"""Figures of runs and of views, as PNG files."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_ssl.augment import Views
+
+
+def read_curve(metrics_csv: Path, name: str) -> tuple[list[int], list[float]]:
+    """Read one logged name from a run's ``metrics.csv``.
+
+    Args:
+        metrics_csv: The file that Lightning's CSV logger wrote.
+        name: A logged name such as ``test/acc``.
+
+    Returns:
+        Optimizer updates and values.
+    """
+    with metrics_csv.open(newline="") as file:
+        rows = [(int(row["step"]) + 1, row.get(name)) for row in csv.DictReader(file)]
+    found = [(step, float(value)) for step, value in rows if value]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def draw_curves(runs: Mapping[str, Sequence[Path]], names: Mapping[str, str], path: Path) -> None:
+    """Draw the learning curves of several runs per method: each run thin, their mean thick.
+
+    Args:
+        runs: Method to the ``metrics.csv`` files of its runs, logged at the same updates.
+        names: Logged name to the title of its panel.
+        path: The PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for panel, (name, title) in zip(panels, names.items(), strict=True):
+        for number, (method, files) in enumerate(runs.items()):
+            curves = [curve for curve in (read_curve(file, name) for file in files) if curve[0]]
+            for steps, values in curves:
+                panel.plot(steps, values, color=f"C{number}", alpha=0.3, linewidth=1)
+            if curves:
+                mean = torch.tensor([values for _, values in curves]).mean(dim=0)
+                panel.plot(curves[0][0], mean, color=f"C{number}", label=method, linewidth=2)
+        panel.set(title=title, xlabel="optimizer updates")
+        panel.grid(alpha=0.3)
+        panel.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_views(images: Tensor, views: Views, stream: str, path: Path) -> None:
+    """Draw images and their augmented views, one image a row.
+
+    Args:
+        images: Images ``(B, C, H, W)``, uint8.
+        views: The views; normalised ones are brought back to [0, 1].
+        stream: Which stream of the views.
+        path: The PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    drawn, _ = views(stream, images, 0)
+    shift = torch.tensor(views.normalize.mean).view(-1, 1, 1)
+    scale = torch.tensor(views.normalize.std).view(-1, 1, 1)
+    columns = [("image", images / 255)]
+    for name, copies in drawn.items():
+        columns += [(name, copy * scale + shift) for copy in copies]
+    figure = Figure(figsize=(len(columns), len(images) + 0.4), layout="constrained")
+    axes = figure.subplots(len(images), len(columns), squeeze=False)
+    for column, (name, pictures) in enumerate(columns):
+        axes[0, column].set_title(name, fontsize=9)
+        for row, picture in enumerate(pictures):
+            axes[row, column].imshow(picture.clamp(0, 1).permute(1, 2, 0), cmap="gray")
+            axes[row, column].axis("off")
+    figure.savefig(path, dpi=100)
