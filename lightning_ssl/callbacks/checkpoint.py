@@ -1,0 +1,74 @@
+"""Checkpoints that a run can be continued from."""
+
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's checkpoint callback with the three rules of this package.
+
+    The last update of a run is always saved by a callback that monitors nothing. Where the data
+    has no validation part nothing is monitored, so that nothing is selected on the test set. And
+    a checkpoint is only written after an optimizer update, never inside an accumulation.
+
+    Args:
+        filename: Name of the file, without its ending.
+        dirpath: Folder of the file.
+        monitor: Logged name to select by, such as ``val/acc``; None keeps the newest.
+        mode: Whether the smallest (``min``) or the largest (``max``) value is best.
+        every_n_train_steps: Optimizer updates between two files; None saves after validations.
+    """
+
+    def __init__(
+        self,
+        filename: str,
+        dirpath: str | None = None,
+        monitor: str | None = None,
+        mode: str = "max",
+        every_n_train_steps: int | None = None,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            mode=mode,
+            every_n_train_steps=every_n_train_steps,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the intervals and drop the monitor where there is nothing to select on.
+
+        Raises:
+            ValueError: If a validation could fall inside an accumulation.
+        """
+        if stage == "fit":
+            interval, accumulated = trainer.val_check_interval, trainer.accumulate_grad_batches
+            if isinstance(interval, int) and interval % accumulated:
+                raise ValueError(
+                    "`trainer.val_check_interval` must be a multiple of "
+                    f"`trainer.accumulate_grad_batches` ({accumulated}), got {interval}: a "
+                    "checkpoint inside an accumulation could not be resumed exactly."
+                )
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            if not getattr(data, "has_validation", True):
+                self.monitor = None
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save after the last update too, whatever the interval."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        # Not in on_train_end: the averaged weights have replaced the trained ones by then.
+        is_last = trainer.global_step == trainer.estimated_stepping_batches
+        if self.monitor is None and is_last and not self._should_skip_saving_checkpoint(trainer):
+            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))

@@ -1,0 +1,108 @@
+"""Predictions as one CSV file."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+
+class PredictionWriter(Callback):
+    """Write ``path,label,probability`` for every predicted image, in the order of the data.
+
+    Each process writes its own part; the first one merges them, so a run on any number of
+    processes gives the same file. The file appears only when it is complete.
+
+    Args:
+        path: The CSV file.
+        embeddings: Whether to write the features too, ``(N, F)``, float32, one row per line of
+            the CSV, to the same name with the ending ``.npy``.
+    """
+
+    def __init__(self, path: str = "predictions.csv", embeddings: bool = False) -> None:
+        self.path = Path(path)
+        self.embeddings = embeddings
+        self._parts: list[dict[str, Tensor]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the file can be written, before anything is computed.
+
+        Raises:
+            ValueError: If the folder does not exist or the path is a folder.
+        """
+        if stage == "predict" and (not self.path.parent.is_dir() or self.path.is_dir()):
+            raise ValueError(
+                f"`predictions.path` must be a file in an existing folder, got '{self.path}'."
+            )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what an earlier run predicted."""
+        self._parts = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what the file needs of a batch, on the CPU."""
+        probability, label = outputs["probs"].max(dim=1)
+        part = {"index": outputs["index"], "label": label, "probability": probability}
+        if self.embeddings:
+            part["embedding"] = outputs["embedding"].float()
+        self._parts.append({name: value.cpu() for name, value in part.items()})
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge the parts of all processes into one file."""
+        mine = self._part_file(trainer.global_rank)
+        torch.save(_concatenate(self._parts), mine)
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            files = [self._part_file(rank) for rank in range(trainer.world_size)]
+            parts = [torch.load(file, weights_only=True) for file in files]
+            merged = _concatenate([part for part in parts if part])
+            order = merged["index"].argsort()
+            self._write({name: value[order] for name, value in merged.items()}, trainer.datamodule)  # type: ignore[attr-defined]
+            for file in files:
+                file.unlink()
+            rank_zero_info(f"Predictions of {len(order)} images: {self.path}")
+        trainer.strategy.barrier()
+
+    def _part_file(self, rank: int) -> Path:
+        return self.path.with_name(f".{self.path.name}.{rank}.part")
+
+    def _write(self, merged: dict[str, Tensor], datamodule: Any) -> None:
+        # Another project's datamodule knows neither: positions and class numbers stand in.
+        name = getattr(datamodule, "predict_name", str)
+        classes = getattr(datamodule, "classes", None)
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "label", "probability"))
+            for index, label, probability in zip(
+                merged["index"].tolist(),
+                merged["label"].tolist(),
+                merged["probability"].tolist(),
+                strict=True,
+            ):
+                row = (name(index), classes[label] if classes else label, f"{probability:.6f}")
+                writer.writerow(row)
+        if self.embeddings:
+            array = self.path.with_suffix(".npy")
+            with array.with_name(f".{array.name}.tmp").open("wb") as binary:
+                np.save(binary, merged["embedding"].numpy())
+            os.replace(binary.name, array)
+        os.replace(temporary, self.path)
+
+
+def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}

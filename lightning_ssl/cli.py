@@ -1,0 +1,230 @@
+"""Command line: choose a method and data by class name, run a trainer subcommand."""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import DocstringStyle
+from jsonargparse import Namespace, auto_cli, set_parsing_settings
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_info
+
+import lightning_ssl
+from lightning_ssl.callbacks import PredictionWriter
+from lightning_ssl.cli_checkpoint import DATA, LINKED, known_to_checkpoint
+from lightning_ssl.cli_configs import CONFIGS, find_config
+from lightning_ssl.cli_errors import USER_ERRORS, explain, parameters
+from lightning_ssl.commands import COMMANDS
+from lightning_ssl.methods import SSLModule
+
+# Warnings of Lightning's that no user of the command line can act on, or that are not so: values
+# are logged every n steps of the run, however short its epochs.
+_FUTILE = (
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    r"The dirpath has changed from",
+)
+
+# Trying every docstring style costs a second of start-up.
+set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE)
+
+
+class SSLCLI(LightningCLI):
+    """Lightning's command line with short config names, one run folder and linked data sizes."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder and the prediction file, and link what the data knows."""
+        parser.set_defaults({"data": {"class_path": DATA}})
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder for checkpoints, logs and config; a new one under runs/ if not given.",
+        )
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        for name in LINKED:
+            parser.link_arguments(
+                "data",
+                f"model.init_args.{name}",
+                compute_fn=partial(self._ask_data, name),
+                apply_on="instantiate",
+            )
+
+    def _ask_data(self, name: str, data: LightningDataModule) -> Any:
+        """Value of a link; only asked for where the method has the argument, for it may read."""
+        method = _classes()[self.config[self.subcommand].model.class_path]
+        return getattr(data, name) if name in parameters(method) else None
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Resolve config names and take what a checkpoint knows, then parse."""
+        self.config = parser.parse_args(_expand(args))
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: what the checkpoint knows came first, so that flags win over it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in the run folder; only training has logs and a stored config."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            config.run_dir = config.run_dir or _new_run_dir(config)
+            last = Path(config.run_dir, "checkpoints", "last.ckpt")
+            if last.exists() and config.ckpt_path is None:
+                raise ValueError(
+                    f"`run_dir` already holds a run, '{last}': give --ckpt_path last to continue "
+                    "it, or another folder."
+                )
+        else:
+            config.run_dir = config.run_dir or "runs"
+            config.trainer.logger = False
+            self.save_config_callback = None
+        if self.subcommand == "predict":
+            config.return_predictions = False
+        for flag, kind in (("progress_bar", "ProgressBar"), ("checkpointing", "Checkpoint")):
+            if config.trainer[f"enable_{flag}"] is False:
+                # Lightning takes the flag and such a callback as a contradiction.
+                given = config.trainer.callbacks or []
+                config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
+        config.trainer = _fill(config.trainer, config.run_dir)
+        config.trainer.default_root_dir = config.trainer.default_root_dir or config.run_dir
+
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        folder = self.config["fit"].run_dir
+        rank_zero_info(
+            f"Run folder: {folder}\nTest it: lightning-ssl test --ckpt_path "
+            f"{folder}/checkpoints/best.ckpt"
+        )
+
+
+def run(args: Sequence[str]) -> SSLCLI | None:
+    """Run a subcommand and return the command line object, for use from Python.
+
+    Args:
+        args: Arguments as typed, without the program's name.
+
+    Returns:
+        The object that holds ``trainer``, ``model`` and ``datamodule``; None for a command that is
+        not a trainer subcommand.
+    """
+    for message in _FUTILE:
+        warnings.filterwarnings("ignore", message=message)
+    if args and args[0] in COMMANDS:
+        auto_cli(COMMANDS[args[0]], args=list(args[1:]), prog=f"lightning-ssl {args[0]}")
+        return None
+    return SSLCLI(
+        SSLModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,  # the methods configure their own
+        seed_everything_default=0,
+        parser_kwargs={
+            "prog": "lightning-ssl",
+            "exit_on_error": False,
+            "version": lightning_ssl.__version__,
+            "epilog": f"Further commands: {', '.join(COMMANDS)} (each with --help).",
+            **{
+                name: {
+                    "default_config_files": [str(CONFIGS / "trainer" / "default.yaml")],
+                    "exit_on_error": False,
+                }
+                for name in SSLCLI.subcommands()
+            },
+        },
+        save_config_kwargs={"overwrite": True},
+        args=list(args),
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the console script.
+
+    Args:
+        args: Arguments as typed; None for those of the process. ``--traceback`` anywhere among
+            them shows where an error came from.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    traceback = "--traceback" in given
+    try:
+        run([arg for arg in given if arg != "--traceback"])
+    except USER_ERRORS as error:
+        if traceback:
+            raise
+        print(f"error: {explain(error, _classes())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _expand(args: Sequence[str]) -> list[str]:
+    """Replace config names by paths and put what a checkpoint knows before everything else."""
+    out = _map_values(args, ("-c", "--config"), find_config)
+    _map_values(args, ("--model",), _check_method)
+    split = [part for arg in out for part in arg.split("=", 1)]
+    checkpoint = split[split.index("--ckpt_path") + 1] if "--ckpt_path" in split[:-1] else None
+    if checkpoint not in (None, "best", "last", "hpc"):
+        known = known_to_checkpoint(checkpoint, predict=out[0] == "predict")
+        out[1:1] = ["--config", json.dumps(known)]
+    return out
+
+
+def _map_values(
+    args: Sequence[str], flags: tuple[str, ...], change: Callable[[str], str]
+) -> list[str]:
+    """Change the values of some flags, given as ``--flag value`` or ``--flag=value``."""
+    out: list[str] = []
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        if out and out[-1] in flags:
+            out.append(change(arg))
+        elif equals and flag in flags:
+            out += [flag, change(value)]
+        else:
+            out.append(arg)
+    return out
+
+
+def _check_method(name: str) -> str:
+    """Say which methods exist, where one is misspelled."""
+    names = sorted(c.__name__ for c in _subclasses(SSLModule) if not c.__abstractmethods__)
+    if "." not in name and name not in names:
+        raise ValueError(f"`model` must be one of {', '.join(names)}, got '{name}'.")
+    return name
+
+
+def _subclasses(parent: Any) -> list[Any]:
+    return [c for child in parent.__subclasses__() for c in (child, *_subclasses(child))]
+
+
+def _classes() -> dict[str, Any]:
+    """Methods and datamodules by the paths that they can be given by."""
+    found = {}
+    for class_ in _subclasses(SSLModule) + _subclasses(LightningDataModule):
+        parts = class_.__module__.split(".")
+        for end in range(1, len(parts) + 1):
+            found[".".join((*parts[:end], class_.__qualname__))] = class_
+    return found
+
+
+def _new_run_dir(config: Namespace) -> str:
+    method = config.model.class_path.rpartition(".")[2]
+    dataset = config.data.init_args.get("dataset", config.data.class_path.rpartition(".")[2])
+    return str(Path("runs", f"{method}_{dataset}_{datetime.now():%Y%m%d-%H%M%S}"))
+
+
+def _fill(value: Any, run_dir: str) -> Any:
+    """Put the run folder where a config says ``{run_dir}``."""
+    if isinstance(value, str):
+        return value.replace("{run_dir}", run_dir)
+    if isinstance(value, Namespace):
+        return Namespace({k: _fill(v, run_dir) for k, v in vars(value).items()})
+    if isinstance(value, dict):
+        return {k: _fill(v, run_dir) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, run_dir) for item in value]
+    return value

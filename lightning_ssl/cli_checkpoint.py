@@ -1,0 +1,52 @@
+"""What a checkpoint knows, as a config that every flag can overrule."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LINKED = ("num_classes", "num_labeled", "num_unlabeled", "class_counts", "in_channels")
+DATA = "lightning_ssl.data.SSLDataModule"
+
+
+def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
+    """Config of the method and the data of a checkpoint.
+
+    Args:
+        path: The checkpoint.
+        predict: Whether images are to be predicted; of the data only their form is then taken.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"`ckpt_path` must be a checkpoint file, 'best', 'last' or 'hpc', got '{path}'."
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged file makes the reader raise almost anything
+        raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: {error}") from error
+    known: dict[str, Any] = {}
+    if "method" in checkpoint:
+        arguments = _arguments(checkpoint, "hyper_parameters")
+        init_args = {name: value for name, value in arguments.items() if name not in LINKED}
+        known["model"] = {"class_path": checkpoint["method"], "init_args": init_args}
+    record = checkpoint.get(DATA.rpartition(".")[2])
+    if record is not None:
+        form = ("classes", "image_size", "in_channels", "mean", "std")
+        data = {"dataset": "folder"}
+        if not predict:
+            data = _arguments(checkpoint, "datamodule_hyper_parameters")
+        known["data"] = {
+            "class_path": DATA,
+            "init_args": {**data, **{name: record[name] for name in form}},
+        }
+    return known
+
+
+def _arguments(checkpoint: dict[str, Any], key: str) -> dict[str, Any]:
+    """Constructor arguments, without what the command line adds to them."""
+    arguments = checkpoint.get(key, {})
+    return {name: value for name, value in arguments.items() if not name.startswith("_")}

@@ -1,0 +1,7 @@
+"""Commands that are not trainer subcommands: one typed function per file."""
+
+from collections.abc import Callable
+
+from lightning_ssl.commands.quickstart import quickstart
+
+COMMANDS: dict[str, Callable[..., None]] = {"quickstart": quickstart}

@@ -1,0 +1,331 @@
+"""What all methods share: network, metrics, optimizer, evaluation, prediction, warm start."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from lightning_ssl.callbacks.ema import EMA
+from lightning_ssl.evaluation import evaluation_metrics
+from lightning_ssl.losses import softmax
+from lightning_ssl.models import LinearHead, build_backbone, load_weights
+from lightning_ssl.optim import (
+    Optimizer,
+    Schedule,
+    build_optimizer,
+    build_scheduler,
+    parameter_groups,
+)
+from lightning_ssl.seeding import derive_seed
+from lightning_ssl.types import Batch, as_batch
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+ViewSpec = Mapping[str, Mapping[str, Any]]
+
+
+class SSLModule(pl.LightningModule, ABC):
+    """Base of the methods. A method adds its losses in ``training_step`` and names its ``views``.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        backbone: Name of the network: ``wrn_28_2``, a torchvision name such as ``resnet50``, or
+            ``timm/`` and a timm name.
+        backbone_args: Further arguments of the network, such as ``bn_momentum``, ``pretrained``
+            or ``small_stem``; see :func:`lightning_ssl.models.build_backbone`.
+        in_channels: Channels of the images; taken from the data on the command line.
+        optimizer: Optimizer and its values.
+        schedule: Learning-rate schedule, counted in optimizer updates.
+        ema_decay: Decay of the averaged weights used for evaluation, in [0, 1); 0 evaluates the
+            trained weights themselves.
+        weights: Checkpoint or state dict to start from.
+        weights_strict: Whether missing, unexpected or mismatched keys of ``weights`` are an error.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "wrn_28_2",
+        backbone_args: dict[str, Any] | None = None,
+        in_channels: int = 3,
+        optimizer: Optimizer = Optimizer(),  # noqa: B008 (frozen)
+        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
+        ema_decay: float = 0.99,
+        weights: str | None = None,
+        weights_strict: bool = True,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay}.")
+        self.save_hyperparameters()
+        self.num_classes = num_classes
+        # A checkpoint holds plain dicts, so that it loads with weights_only=True.
+        self.optimizer = Optimizer(**optimizer) if isinstance(optimizer, dict) else optimizer
+        self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
+        self.ema_decay = ema_decay
+        self.weights = weights
+        self.weights_strict = weights_strict
+        self.backbone = build_backbone(backbone, in_channels=in_channels, **(backbone_args or {}))
+        self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.backbone.to(memory_format=torch.channels_last)
+        self.classifier: nn.Module = LinearHead(self.num_features, num_classes)
+        metrics = evaluation_metrics(num_classes)
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+        self._nonfinite_step: Tensor
+        self.register_buffer("_nonfinite_step", torch.tensor(-1), persistent=False)
+        self._batch_size = 1
+
+    @property
+    @abstractmethod
+    def views(self) -> ViewSpec:
+        """Views the method needs: stream to view name to number of copies (or a transform)."""
+
+    @abstractmethod
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one step.
+
+        Args:
+            batch: Views and targets, see :class:`lightning_ssl.types.Batch`.
+            batch_idx: Position in the epoch.
+        """
+
+    # Network
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features of images.
+
+        Args:
+            images: Normalised images ``(B, C, H, W)``.
+
+        Returns:
+            Pooled features ``(B, F)``.
+        """
+        features: Tensor = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images.
+
+        Args:
+            images: Normalised images ``(B, C, H, W)``.
+
+        Returns:
+            Logits ``(B, num_classes)``.
+        """
+        logits: Tensor = self.classifier(self.embed(images))
+        return logits
+
+    def forward_together(self, *views: Tensor) -> tuple[Tensor, ...]:
+        """Logits of several views from one pass, so that BatchNorm sees one batch.
+
+        Args:
+            *views: Images ``(copies, B, C, H, W)`` of one size; copies and B may differ.
+
+        Returns:
+            For each view its logits ``(copies, B, num_classes)``.
+        """
+        flat = [view.flatten(0, 1) for view in views]
+        logits = self(torch.cat(flat)).split([len(part) for part in flat])
+        return tuple(
+            part.unflatten(0, view.shape[:2]) for part, view in zip(logits, views, strict=True)
+        )
+
+    # Fitting
+
+    def setup(self, stage: str) -> None:
+        """Start from other weights, if asked to and not resuming.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """
+        if stage == "fit" and self.weights is not None and self.trainer.ckpt_path is None:
+            load_weights(self, self.weights, strict=self.weights_strict)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of the optimizer: weight decay on kernels only."""
+        return parameter_groups(self)
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer, and the schedule stepped after each update."""
+        optimizer = build_optimizer(self.parameter_groups(), self.optimizer)
+        scheduler = build_scheduler(
+            optimizer,
+            self.schedule,
+            self.trainer.estimated_stepping_batches,
+            self.optimizer.weight_decay_end,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Average the weights for evaluation, unless the trainer already does."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        given = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+        return [] if given or not self.ema_decay else [EMA(self.ema_decay)]
+
+    def on_fit_start(self) -> None:
+        """Say when a run is too short for its running averages."""
+        updates = self.trainer.estimated_stepping_batches
+        if updates < 5 / (1 - self.ema_decay):
+            rank_zero_warn(
+                f"`ema_decay` {self.ema_decay} averages over more updates than this run has "
+                f"({updates}): evaluation would lag behind. Choose at most {max(0, 1 - 5 / updates):.3g}."
+            )
+        momenta = {m.momentum for m in self.modules() if isinstance(m, _BATCH_NORM) and m.momentum}
+        if momenta and updates < 5 / min(momenta):
+            rank_zero_warn(
+                f"BatchNorm momentum {min(momenta)} needs more updates than this run has "
+                f"({updates}): choose at least {min(1, 5 / updates):.3g} by `backbone_args.bn_momentum`."
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make all randomness of the step a function of (seed, step, rank).
+
+        A run that was killed and resumed then draws what it would have drawn.
+        """
+        batch = as_batch(batch)
+        if batch.labeled.target is not None:
+            self._batch_size = len(batch.labeled.target)
+        if batch.step is not None:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything leaves behind
+            torch.manual_seed(derive_seed(seed, "step", int(batch.step), self.global_rank))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Note, on the device, the first step whose loss is not finite.
+
+        Args:
+            loss: The scaled loss.
+            *args: Passed on.
+            **kwargs: Passed on.
+        """
+        first, step = self._nonfinite_step, self.trainer.fit_loop.total_batch_idx
+        self._nonfinite_step = torch.where((first < 0) & ~loss.detach().isfinite(), step, first)
+        super().backward(loss, *args, **kwargs)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is not finite, as often as values are logged.
+
+        Reading a value from the device makes the host wait, so it is not done in every step.
+        """
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.trainer.fit_loop.total_batch_idx + 1) % interval == 0:
+            self._stop_if_not_finite()
+
+    def _stop_if_not_finite(self) -> None:
+        step = int(self._nonfinite_step)
+        if step >= 0:
+            raise FloatingPointError(
+                f"The loss is not finite at step {step} (counted from 0). The last checkpoint "
+                "from before is kept. A lower `model.optimizer.lr` or 32-bit precision often helps."
+            )
+
+    # Logging
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log with the labelled batch size, which Lightning cannot see in nested views."""
+        if kwargs.get("batch_size") is None:
+            kwargs["batch_size"] = self._batch_size
+        super().log(name, value, *args, **kwargs)
+
+    def log_pseudo_labels(self, probs: Tensor, mask: Tensor, hidden_target: Tensor | None) -> None:
+        """Log ``train/mask_rate`` and, where classes are known, ``train/pseudo_acc``.
+
+        Args:
+            probs: Probabilities that teach, ``(B, C)``.
+            mask: Rows that count, ``(B,)``, bool.
+            hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
+        """
+        self.log("train/mask_rate", mask.float().mean())
+        if hidden_target is not None:
+            kept = mask & (hidden_target >= 0)
+            right = kept & (probs.argmax(dim=1) == hidden_target)
+            # Undefined, not zero, where nothing is kept.
+            self.log("train/pseudo_acc", right.sum() / kept.sum())
+
+    # Evaluation
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Update the metrics of the set that is looked at while training.
+
+        Where the data has no validation part this is the test set; it is then logged as such.
+
+        Args:
+            batch: Images, targets and indices.
+            batch_idx: Position in the set.
+        """
+        stage = getattr(self.trainer.val_dataloaders, "stage", "val")
+        self._evaluate(batch, self.test_metrics if stage == "test" else self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Update the metrics of the test set.
+
+        Args:
+            batch: Images, targets and indices.
+            batch_idx: Position in the set.
+        """
+        self._evaluate(batch, self.test_metrics)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: MetricCollection) -> None:
+        images, target, _ = batch
+        metrics.update(softmax(self(images)), target)
+        self.log_dict(metrics, on_step=False, on_epoch=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Predict one batch.
+
+        Args:
+            batch: Images and indices.
+            batch_idx: Position in the set.
+
+        Returns:
+            ``index`` ``(B,)``, ``probs`` ``(B, num_classes)`` and ``embedding`` ``(B, F)``.
+        """
+        images, index = batch
+        embedding = self.embed(images)
+        return {
+            "index": index,
+            "probs": softmax(self.classifier(embedding)),
+            "embedding": embedding,
+        }
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record the method, and nothing that needs pickle; refuse weights that are not finite."""
+        self._stop_if_not_finite()
+        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name, value in hyper_parameters.items():
+            if is_dataclass(value) and not isinstance(value, type):
+                hyper_parameters[name] = asdict(value)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is of this method.
+
+        Raises:
+            ValueError: If another method wrote it.
+        """
+        own = type(self).__qualname__
+        method = checkpoint.get("method", own).rpartition(".")[2]
+        if method != own:
+            raise ValueError(
+                f"`ckpt_path` must be a checkpoint of {own}, got one of {method}. "
+                "To start from its network use `model.weights`."
+            )

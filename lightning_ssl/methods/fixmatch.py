@@ -1,0 +1,63 @@
+"""FixMatch: hard pseudo-labels from weak views, consistency on strong views."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
+from lightning_ssl.methods.base import SSLModule, ViewSpec
+from lightning_ssl.types import Batch, as_batch
+
+
+class FixMatch(SSLModule):
+    r"""FixMatch: the strong view learns the label that the weak view is confident of.
+
+    .. math::
+        \frac{1}{B} \sum_b H(y_b, p(\alpha(x_b))) + \lambda_u \frac{1}{\mu B} \sum_j
+        \mathbb{1}[\max \hat p(\alpha(u_j)) \ge \tau] \;
+        H(\arg\max \hat p(\alpha(u_j)), p(\mathcal{A}(u_j)))
+
+    Reference: Sohn et al., 2020, https://arxiv.org/abs/2001.07685, eq. 3 and 4.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        threshold: Confidence in [0, 1] above which a pseudo-label counts.
+        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
+        **kwargs: Arguments of :class:`SSLModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self, num_classes: int, threshold: float = 0.95, lambda_u: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"`threshold` must be in [0, 1], got {threshold}.")
+        if lambda_u < 0:
+            raise ValueError(f"`lambda_u` must be at least 0, got {lambda_u}.")
+        self.threshold = threshold
+        self.lambda_u = lambda_u
+
+    @property
+    def views(self) -> ViewSpec:
+        """A weak view of every image, and a strong one of the unlabelled images."""
+        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1, "strong": 1}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
+        batch = as_batch(batch)
+        x, u = batch.labeled, batch.unlabeled
+        (logits_x,), (logits_weak,), (logits_strong,) = self.forward_together(
+            x.views["weak"], u.views["weak"], u.views["strong"]
+        )
+        loss_x = cross_entropy(logits_x, x.target)
+        probs = softmax(logits_weak.detach())
+        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
+        loss = loss_x + self.lambda_u * loss_u
+
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({"train/loss_x": loss_x, "train/loss_u": loss_u})
+        self.log_pseudo_labels(probs, mask, u.hidden_target)
+        return loss

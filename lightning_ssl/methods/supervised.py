@@ -1,0 +1,69 @@
+"""The labelled images alone: the baseline every other method is measured against."""
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lightning_ssl.losses import cross_entropy
+from lightning_ssl.methods.base import SSLModule, ViewSpec
+from lightning_ssl.models import MLPHead
+from lightning_ssl.types import Batch, as_batch
+
+
+class Supervised(SSLModule):
+    r"""Cross-entropy on the labelled images, from scratch or from other weights.
+
+    .. math:: \frac{1}{B} \sum_b H(y_b, p(\alpha(x_b)))
+
+    Reference: the baselines of Zhai et al., 2019, https://arxiv.org/abs/1905.03670, sec. 4; with
+    ``head: mlp`` the fine-tuning of Assran et al., 2021, https://arxiv.org/abs/2104.13963.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        head: ``linear``, or ``mlp`` for linear, BatchNorm, ReLU and a zero-initialised linear.
+        freeze_backbone: Whether only the head learns; the network's BatchNorm statistics then
+            stay as they are.
+        **kwargs: Arguments of :class:`SSLModule`.
+
+    Raises:
+        ValueError: If ``head`` does not exist.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        head: Literal["linear", "mlp"] = "linear",
+        freeze_backbone: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        if head not in ("linear", "mlp"):
+            raise ValueError(f"`head` must be one of ('linear', 'mlp'), got {head!r}.")
+        if head == "mlp":
+            self.classifier = MLPHead(self.num_features, num_classes)
+        self.freeze_backbone = freeze_backbone
+        self.backbone.requires_grad_(not freeze_backbone)
+
+    @property
+    def views(self) -> ViewSpec:
+        """One weak view of each labelled image."""
+        return {"labeled": {"weak": 1}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of the labelled images, see :meth:`SSLModule.training_step`."""
+        labeled = as_batch(batch).labeled
+        (logits,) = self.forward_together(labeled.views["weak"])
+        loss = cross_entropy(logits[0], labeled.target)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def train(self, mode: bool = True) -> "Supervised":
+        """Set the mode; a frozen backbone stays in evaluation mode.
+
+        Args:
+            mode: Whether to train.
+        """
+        super().train(mode)
+        if getattr(self, "freeze_backbone", False):
+            self.backbone.eval()
+        return self

@@ -1,0 +1,205 @@
+"""Every method through the same gauntlet; one row per method."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_ssl import methods
+from lightning_ssl.cli import run
+from pytorch_lightning import Callback
+from runs import SMALL, differences, fit, load
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is particular to a method."""
+
+    name: str
+    config: str
+    logged: set[str] = field(default_factory=set)
+    unlabeled: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ROWS = [
+    Row("Supervised", "supervised", set(), unlabeled=False),
+    Row(
+        "FixMatch",
+        "fixmatch",
+        {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
+    ),
+]
+STATES = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
+each_method = pytest.mark.parametrize("row", ROWS, ids=str)
+
+# BatchNorm sees a rank's slice alone, so equality over ranks and accumulation needs a network
+# without; float64 leaves only the order of additions.
+EXACT = (
+    *("--model.backbone_args", "{norm: none, bn_momentum: 0.1}"),
+    *("--model.optimizer.lr", "0.01", "--trainer.precision", "64-true"),
+)
+
+
+def test_there_is_a_row_for_each_method() -> None:
+    assert {row.name for row in ROWS} | {"SSLModule"} == set(methods.__all__)
+
+
+@each_method
+def test_trains_evaluates_and_predicts(row: Row) -> None:
+    cli = fit(row.name, "a", 4, "--trainer.log_every_n_steps", "1")
+    with Path("a/csv/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert set(rows[0]) - {"epoch", "step"} == (
+        {"train/loss", "train/lr", "test/acc", "test/acc_top5", "test/ece"} | row.logged
+    )
+    checkpoint = "a/checkpoints/last.ckpt"
+    (tested,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=checkpoint, verbose=False)
+    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
+    validated = run(["validate", "--ckpt_path", checkpoint, *quiet]).trainer.callback_metrics
+    again = run(["test", "--ckpt_path", checkpoint, *quiet]).trainer.callback_metrics
+    assert tested == {name: value.item() for name, value in again.items()}
+    assert tested == {name: value.item() for name, value in validated.items()}
+
+    run(["predict", "--ckpt_path", checkpoint, "--data.dataset", "digits", *quiet])
+    with Path("predictions.csv").open() as file:
+        predicted = list(csv.DictReader(file))
+    assert [line["path"] for line in predicted] == [str(i) for i in range(360)]
+    targets = cli.datamodule.source.test.targets.tolist()
+    right = sum(int(p["label"]) == t for p, t in zip(predicted, targets, strict=True))
+    assert right / 360 == pytest.approx(tested["test/acc"], abs=1e-6)
+    assert all(0.1 <= float(line["probability"]) <= 1 for line in predicted)
+
+
+class _Die(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.step:
+            raise KeyboardInterrupt
+
+
+@each_method
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
+    steps = 6
+    options = [
+        *("--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",),
+        *("--trainer.callbacks.filename", "each", "--trainer.callbacks.every_n_train_steps", "1"),
+        *("--trainer.accumulate_grad_batches", str(accumulated), "--data.steps_per_epoch", "4"),
+        *("--trainer.val_check_interval", "2"),
+    ]
+    fit(row.name, "whole", steps, *options)
+    killed = ("--trainer.callbacks+=test_methods._Die", "--trainer.callbacks.step", "5")
+    with pytest.raises(SystemExit):
+        fit(row.name, "cut", steps, *options, *killed)
+    assert load("cut", "each")["global_step"] == 5 // accumulated
+    fit(row.name, "cut", steps, *options, "--ckpt_path", "cut/checkpoints/each.ckpt",
+        "--run_dir", "resumed")  # fmt: skip
+    whole, resumed = load("whole"), load("resumed")
+    assert whole["global_step"] == resumed["global_step"] == steps
+    assert [d for name in STATES for d in differences(whole[name], resumed[name], name)] == []
+    assert (
+        whole["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+        == (resumed["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"])
+    )
+
+
+@each_method
+def test_accumulation_equals_one_large_batch(row: Row) -> None:
+    same = ("--data.views", "{weak: torch.nn.Identity, strong: torch.nn.Identity}")
+    if not row.unlabeled:
+        same = ("--data.views", "{weak: torch.nn.Identity}")
+    fit(row.name, "two", 3, *EXACT, *same, "--trainer.accumulate_grad_batches", "2",
+        "--trainer.val_check_interval", "6")  # fmt: skip
+    fit(row.name, "one", 3, *EXACT, *same,
+        "--data.batch_size", "16", "--data.unlabeled_batch_size", "32")  # fmt: skip
+    _assert_close(load("two")["current_model_state"], load("one")["current_model_state"])
+
+
+@each_method
+def test_half_precision_stays_close(row: Row) -> None:
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        cli = fit(row.name, precision, 3, "--trainer.precision", precision,
+                  "--trainer.log_every_n_steps", "1")  # fmt: skip
+        assert next(cli.model.parameters()).dtype == torch.float32
+        with Path(precision, "csv/version_0/metrics.csv").open() as file:
+            losses[precision] = [
+                float(r["train/loss"]) for r in csv.DictReader(file) if r["train/loss"]
+            ]
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.03)
+    assert losses["bf16-mixed"] != losses["32-true"]
+
+
+@pytest.mark.ddp
+@each_method
+def test_two_ranks_equal_one(row: Row, two_ranks: Any) -> None:
+    threshold = ("--model.threshold", "0.2") if row.unlabeled else ()
+    options = (*EXACT, *threshold, "--model.ema_decay", "0.5")
+    fit(row.name, "one", 3, *options)
+    ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
+    two_ranks.run(_fit_quietly, row.name, "two", 3, *options, *ddp)
+    one, two = load("one"), load("two")
+    for name in ("current_model_state", "state_dict"):
+        _assert_close(one[name], two[name])
+
+
+def _fit_quietly(*args: Any) -> None:
+    fit(*args)
+
+
+@each_method
+def test_hidden_targets_are_never_read(row: Row) -> None:
+    fit(row.name, "known", 3)
+    fit(row.name, "poisoned", 3, "--trainer.callbacks+=test_methods._Poison")
+    known, poisoned = load("known"), load("poisoned")
+    assert [d for n in STATES for d in differences(known[n], poisoned[n], n)] == []
+
+
+class _Poison(Callback):
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch.unlabeled is not None:
+            assert batch.unlabeled.target is None
+            batch.unlabeled.hidden_target.random_(10)
+
+
+@each_method
+def test_the_seed_decides_everything(row: Row) -> None:
+    fit(row.name, "a", 2)
+    fit(row.name, "b", 2)
+    fit(row.name, "c", 2, "--seed_everything", "1")
+    a, b, c = load("a"), load("b"), load("c")
+    assert differences(a["state_dict"], b["state_dict"]) == []
+    assert differences(a["state_dict"], c["state_dict"]) != []
+
+
+@each_method
+def test_load_from_checkpoint_builds_the_method(row: Row) -> None:
+    cli = fit(row.name, "a", 2, "--model.optimizer.lr", "0.007", "--model.ema_decay", "0.9")
+    method = getattr(methods, row.name)
+    loaded = method.load_from_checkpoint("a/checkpoints/last.ckpt").eval()
+    assert loaded.optimizer.lr == 0.007
+    assert loaded.num_classes == 10
+    images = torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(loaded(images), cli.model.eval()(images), rtol=0, atol=0)
+
+
+@each_method
+def test_the_paper_config_runs(row: Row) -> None:
+    cli = run(["fit", "-c", row.config, *SMALL, "--run_dir", "a", "--trainer.max_steps", "2",
+               "--trainer.val_check_interval", "2"])  # fmt: skip
+    assert type(cli.model).__name__ == row.name
+
+
+def _assert_close(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if value.is_floating_point():
+            assert value.dtype == torch.float64
+        torch.testing.assert_close(value, second[name], rtol=1e-10, atol=1e-10, msg=name)
