@@ -39,8 +39,9 @@ def explain(error: Exception, classes: dict[str, Any]) -> str:
         error: What was raised.
         classes: Class path to class, for those whose options can be misspelled.
     """
-    # A constructor's own error is the cause of jsonargparse's report of it.
-    while str(error).startswith("Does not validate") and isinstance(error.__cause__, Exception):
+    # Our own error is the cause of what jsonargparse reports about it.
+    reports = ("Does not validate", "Call to compute_fn")
+    while str(error).startswith(reports) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     text = str(error)
     if "Does not validate against" in text:
