@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from lightning_ssl.cli import run
 
 SMALL = (

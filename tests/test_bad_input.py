@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_ssl.cli import main
 from PIL import Image
 from pytorch_lightning import Callback
 from runs import SMALL, fit, load
+
+from lightning_ssl.cli import main
 
 
 def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:

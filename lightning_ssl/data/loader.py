@@ -54,18 +54,36 @@ class _EvaluationBatches(IterableDataset[tuple[Any, ...]]):
             yield self.fetch(chunk)
 
 
-def _loader(dataset: IterableDataset[Any], num_workers: int, pin_memory: bool) -> DataLoader[Any]:
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=pin_memory,
-        collate_fn=_identity,
-    )
+class _Loader:
+    """Items of a dataset, from workers that live as long as the loader is in use."""
+
+    def __init__(self, dataset: IterableDataset[Any], num_workers: int, pin_memory: bool) -> None:
+        self._loader = DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+            collate_fn=_identity,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._loader)
+
+    @property
+    def _iterator(self) -> Any:
+        """Lightning stops the workers of a finished run by this name.
+
+        Left to the garbage collector each of them takes five seconds to end.
+        """
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: None) -> None:
+        self._loader._iterator = value
 
 
-class TrainLoader:
+class TrainLoader(_Loader):
     """An epoch of planned steps, beginning where the run stands.
 
     Lightning asks for the training loader once, not once per epoch, so the start is decided each
@@ -91,14 +109,14 @@ class TrainLoader:
         self.steps_per_epoch = steps_per_epoch
         self._start = start
         self._steps = _PlannedSteps(fetch, steps_per_epoch)
-        self._loader = _loader(self._steps, num_workers, pin_memory)
+        super().__init__(self._steps, num_workers, pin_memory)
 
     def __len__(self) -> int:
         return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
         self._steps.start.fill_(self._start())
-        return iter(self._loader)
+        return super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to save: the position is the trainer's batch counter.
@@ -111,7 +129,7 @@ class TrainLoader:
         """Nothing to load, see :meth:`state_dict`."""
 
 
-class EvaluationLoader:
+class EvaluationLoader(_Loader):
     """This rank's share of a list, in order, without padding or repeats.
 
     Rank r takes ``r::W``, so metrics do not depend on the number of ranks.
@@ -141,10 +159,7 @@ class EvaluationLoader:
     ) -> None:
         self.stage = stage
         self._batches = _EvaluationBatches(fetch, indices[rank::world_size], batch_size)
-        self._loader = _loader(self._batches, num_workers, pin_memory)
+        super().__init__(self._batches, num_workers, pin_memory)
 
     def __len__(self) -> int:
         return len(self._batches.chunks)
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return iter(self._loader)

@@ -185,13 +185,15 @@ class SSLModule(pl.LightningModule, ABC):
         if updates < 5 / (1 - self.ema_decay):
             rank_zero_warn(
                 f"`ema_decay` {self.ema_decay} averages over more updates than this run has "
-                f"({updates}): evaluation would lag behind. Choose at most {max(0, 1 - 5 / updates):.3g}."
+                f"({updates}): evaluation would lag behind. "
+                f"Choose at most {max(0, 1 - 5 / updates):.3g}."
             )
         momenta = {m.momentum for m in self.modules() if isinstance(m, _BATCH_NORM) and m.momentum}
         if momenta and updates < 5 / min(momenta):
             rank_zero_warn(
                 f"BatchNorm momentum {min(momenta)} needs more updates than this run has "
-                f"({updates}): choose at least {min(1, 5 / updates):.3g} by `backbone_args.bn_momentum`."
+                f"({updates}). Choose at least {min(1, 5 / updates):.3g} by "
+                "`backbone_args.bn_momentum`."
             )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

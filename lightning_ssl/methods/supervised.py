@@ -43,6 +43,7 @@ class Supervised(SSLModule):
             self.classifier = MLPHead(self.num_features, num_classes)
         self.freeze_backbone = freeze_backbone
         self.backbone.requires_grad_(not freeze_backbone)
+        self.train()  # a Trainer keeps the modes it finds
 
     @property
     def views(self) -> ViewSpec:
@@ -64,6 +65,6 @@ class Supervised(SSLModule):
             mode: Whether to train.
         """
         super().train(mode)
-        if getattr(self, "freeze_backbone", False):
+        if self.freeze_backbone:
             self.backbone.eval()
         return self
