@@ -9,10 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
 from lightning_ssl.evaluation import evaluation_metrics
 from lightning_ssl.losses import softmax
@@ -26,8 +26,6 @@ from lightning_ssl.optim import (
 )
 from lightning_ssl.seeding import derive_seed
 from lightning_ssl.types import Batch, as_batch
-
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 ViewSpec = Mapping[str, Mapping[str, Any]]
 
@@ -85,8 +83,6 @@ class SSLModule(pl.LightningModule, ABC):
         metrics = evaluation_metrics(num_classes)
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
-        self._nonfinite_step: Tensor
-        self.register_buffer("_nonfinite_step", torch.tensor(-1), persistent=False)
         self._batch_size = 1
 
     @property
@@ -174,30 +170,14 @@ class SSLModule(pl.LightningModule, ABC):
         }
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Average the weights for evaluation, unless the trainer already does."""
+        """Average the weights for evaluation, unless the trainer already does; check the run."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        given = any(isinstance(callback, WeightAveraging) for callback in callbacks)
-        return [] if given or not self.ema_decay else [EMA(self.ema_decay)]
-
-    def on_fit_start(self) -> None:
-        """Say when a run is too short for its running averages."""
-        updates = self.trainer.estimated_stepping_batches
-        if updates < 5 / (1 - self.ema_decay):
-            rank_zero_warn(
-                f"`ema_decay` {self.ema_decay} averages over more updates than this run has "
-                f"({updates}): evaluation would lag behind. "
-                f"Choose at most {max(0, 1 - 5 / updates):.3g}."
-            )
-        momenta = {m.momentum for m in self.modules() if isinstance(m, _BATCH_NORM) and m.momentum}
-        if momenta and updates < 5 / min(momenta):
-            rank_zero_warn(
-                f"BatchNorm momentum {min(momenta)} needs more updates than this run has "
-                f"({updates}). Choose at least {min(1, 5 / updates):.3g} by "
-                "`backbone_args.bn_momentum`."
-            )
+        averaged = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+        averages = [] if averaged or not self.ema_decay else [EMA(self.ema_decay)]
+        return [RunChecks(self.ema_decay), *averages]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make all randomness of the step a function of (seed, step, rank).
+        """Make all randomness of the step a function of (seed, step, rank); log the rate.
 
         A run that was killed and resumed then draws what it would have drawn.
         """
@@ -207,36 +187,7 @@ class SSLModule(pl.LightningModule, ABC):
         if batch.step is not None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything leaves behind
             torch.manual_seed(derive_seed(seed, "step", int(batch.step), self.global_rank))
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Note, on the device, the first step whose loss is not finite.
-
-        Args:
-            loss: The scaled loss.
-            *args: Passed on.
-            **kwargs: Passed on.
-        """
-        first, step = self._nonfinite_step, self.trainer.fit_loop.total_batch_idx
-        self._nonfinite_step = torch.where((first < 0) & ~loss.detach().isfinite(), step, first)
-        super().backward(loss, *args, **kwargs)
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite, as often as values are logged.
-
-        Reading a value from the device makes the host wait, so it is not done in every step.
-        """
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.trainer.fit_loop.total_batch_idx + 1) % interval == 0:
-            self._stop_if_not_finite()
-
-    def _stop_if_not_finite(self) -> None:
-        step = int(self._nonfinite_step)
-        if step >= 0:
-            raise FloatingPointError(
-                f"The loss is not finite at step {step} (counted from 0). The last checkpoint "
-                "from before is kept. A lower `model.optimizer.lr` or 32-bit precision often helps."
-            )
 
     # Logging
 
@@ -310,8 +261,7 @@ class SSLModule(pl.LightningModule, ABC):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the method, and nothing that needs pickle; refuse weights that are not finite."""
-        self._stop_if_not_finite()
+        """Record the method, and nothing that needs pickle."""
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name, value in hyper_parameters.items():

@@ -1,0 +1,79 @@
+"""What has to be said about a run: averages too slow for its length, a loss that is not finite."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+class RunChecks(Callback):
+    """Warn about running averages that lag behind, stop at a loss that is not finite.
+
+    The first bad step is noted on the device in every step, but read only as often as values are
+    logged, because reading makes the host wait, and before any checkpoint is written, so that the
+    last good one is kept.
+
+    Args:
+        ema_decay: Decay of the averaged weights; 0 where there are none.
+    """
+
+    def __init__(self, ema_decay: float) -> None:
+        self.ema_decay = ema_decay
+        self._first_bad: Tensor | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the number of updates with what the averages need."""
+        self._first_bad = torch.tensor(-1, device=pl_module.device)
+        updates = trainer.estimated_stepping_batches
+        if updates < 5 / (1 - self.ema_decay):
+            rank_zero_warn(
+                f"`ema_decay` {self.ema_decay} averages over more updates than this run has "
+                f"({updates}): evaluation would lag behind. "
+                f"Choose at most {max(0, 1 - 5 / updates):.3g}."
+            )
+        layers = [layer for layer in pl_module.modules() if isinstance(layer, _BATCH_NORM)]
+        momenta = [layer.momentum for layer in layers if layer.momentum]
+        if momenta and updates < 5 / min(momenta):
+            rank_zero_warn(
+                f"BatchNorm momentum {min(momenta)} needs more updates than this run has "
+                f"({updates}). Choose at least {min(1, 5 / updates):.3g} by "
+                "`backbone_args.bn_momentum`."
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Note a bad loss; look at the note as often as values are logged."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if loss is None:
+            return
+        step = trainer.fit_loop.total_batch_idx
+        first = self._first_bad
+        assert first is not None
+        self._first_bad = torch.where((first < 0) & ~loss.isfinite().all(), step, first)
+        if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._stop_if_bad()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to replace a good checkpoint by a bad one."""
+        self._stop_if_bad()
+
+    def _stop_if_bad(self) -> None:
+        step = -1 if self._first_bad is None else int(self._first_bad)
+        if step >= 0:
+            raise FloatingPointError(
+                f"The loss is not finite at step {step} (counted from 0). The last checkpoint "
+                "from before is kept. A lower `model.optimizer.lr` or 32-bit precision often helps."
+            )
