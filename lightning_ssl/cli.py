@@ -1,6 +1,8 @@
 """Command line: choose a method and data by class name, run a trainer subcommand."""
 
+import ctypes
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +32,8 @@ _FUTILE = (
     r"The number of training batches .* is smaller than the logging interval",
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
     r"The dirpath has changed from",
+    r"Total length of `list` across ranks is zero",
+    r"Checkpoint directory .* exists and is not empty",
 )
 
 # Trying every docstring style costs a second of start-up.
@@ -74,6 +78,7 @@ class SSLCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             config.run_dir = config.run_dir or _new_run_dir(config)
+            _validate_once(config.trainer)
             last = Path(config.run_dir, "checkpoints", "last.ckpt")
             if last.exists() and config.ckpt_path is None:
                 raise ValueError(
@@ -86,6 +91,9 @@ class SSLCLI(LightningCLI):
             self.save_config_callback = None
         if self.subcommand == "predict":
             config.return_predictions = False
+            data = config.data.get("init_args", {})
+            if data.get("dataset") == "folder" and data.get("root") is None:
+                raise ValueError("`data.root` must be the folder of images to predict, got none.")
         for flag, kind in (("progress_bar", "ProgressBar"), ("checkpointing", "Checkpoint")):
             if config.trainer[f"enable_{flag}"] is False:
                 # Lightning takes the flag and such a callback as a contradiction.
@@ -98,8 +106,8 @@ class SSLCLI(LightningCLI):
         """Say where everything is."""
         folder = self.config["fit"].run_dir
         rank_zero_info(
-            f"Run folder: {folder}\nTest it: lightning-ssl test --ckpt_path "
-            f"{folder}/checkpoints/best.ckpt"
+            f"Run folder: {folder}\nUse it: lightning-ssl predict --ckpt_path "
+            f"{folder}/checkpoints/best.ckpt --data.root IMAGES"
         )
 
 
@@ -113,6 +121,7 @@ def run(args: Sequence[str]) -> SSLCLI | None:
         The object that holds ``trainer``, ``model`` and ``datamodule``; None for a command that is
         not a trainer subcommand.
     """
+    _keep_memory()
     for message in _FUTILE:
         warnings.filterwarnings("ignore", message=message)
     if args and args[0] in COMMANDS:
@@ -143,6 +152,19 @@ def run(args: Sequence[str]) -> SSLCLI | None:
     )
 
 
+def _keep_memory() -> None:
+    """Let glibc reuse freed blocks instead of giving each back to the system.
+
+    Training on the CPU frees and asks for the same large blocks in every step; faulting their
+    pages in again took a fifth of its time (benchmarks/step.py, --keep-memory).
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-4, 0)  # M_MMAP_MAX
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the console script.
 
@@ -152,6 +174,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if args is None else args)
     traceback = "--traceback" in given
+    sys.path.append(os.getcwd())  # a console script would not find methods in this folder
     try:
         run([arg for arg in given if arg != "--traceback"])
     except USER_ERRORS as error:
@@ -209,6 +232,13 @@ def _classes() -> dict[str, Any]:
         for end in range(1, len(parts) + 1):
             found[".".join((*parts[:end], class_.__qualname__))] = class_
     return found
+
+
+def _validate_once(trainer: Namespace) -> None:
+    """Let a run that is shorter than the interval between validations validate at its end."""
+    interval, steps = trainer.val_check_interval, trainer.max_steps
+    if isinstance(interval, int) and 0 < steps * trainer.accumulate_grad_batches < interval:
+        trainer.val_check_interval = steps * trainer.accumulate_grad_batches
 
 
 def _new_run_dir(config: Namespace) -> str:

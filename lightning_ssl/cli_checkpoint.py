@@ -28,7 +28,7 @@ def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged file makes the reader raise almost anything
         raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: {error}") from error
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"seed_everything": checkpoint.get("seed", 0)}
     if "method" in checkpoint:
         arguments = _arguments(checkpoint, "hyper_parameters")
         init_args = {name: value for name, value in arguments.items() if name not in LINKED}
@@ -36,9 +36,10 @@ def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
     record = checkpoint.get(DATA.rpartition(".")[2])
     if record is not None:
         form = ("classes", "image_size", "in_channels", "mean", "std")
-        data = {"dataset": "folder"}
+        data: dict[str, Any] = {"dataset": "folder"}
         if not predict:
             data = _arguments(checkpoint, "datamodule_hyper_parameters")
+            data["seed"] = record["seed"]
         known["data"] = {
             "class_path": DATA,
             "init_args": {**data, **{name: record[name] for name in form}},

@@ -18,7 +18,8 @@ USER_ERRORS = (
 
 _NOISE = re.compile(
     r"\s*(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|"
-    r"(- )?Expected a <class 'NoneType'>|Given value type: .*|Given value: (NestedArg|Namespace).*)"
+    r"(- )?Expected a <class 'NoneType'>|Given value type: .*|"
+    r"Given value: (NestedArg|Namespace|\{).*)"
 )
 
 
@@ -51,7 +52,8 @@ def explain(error: Exception, classes: dict[str, Any]) -> str:
 
 
 def _suggest(text: str, classes: dict[str, Any]) -> str:
-    wrong = re.search(r"class_path '(.+?)':.*?(?:Option '|arguments: --)([\w.]+)", text)
+    # The innermost class comes last.
+    wrong = re.search(r".*class_path '(.+?)':.*?(?:Option '|arguments: --)([\w.]+)", text, re.S)
     if wrong is None or wrong.group(1) not in classes:
         return ""
     allowed = parameters(classes[wrong.group(1)])

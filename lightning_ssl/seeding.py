@@ -1,6 +1,7 @@
 """Randomness as a pure function of named keys."""
 
 import hashlib
+import os
 
 import torch
 
@@ -31,3 +32,8 @@ def make_generator(*keys: int | str) -> torch.Generator:
         *keys: What the randomness depends on.
     """
     return torch.Generator().manual_seed(derive_seed(*keys))
+
+
+def global_seed() -> int:
+    """Seed that Lightning's ``seed_everything`` left behind; 0 where it was not called."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))

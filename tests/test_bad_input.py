@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from pytorch_lightning import Callback
 from runs import SMALL, fit, load
 
 from lightning_ssl.cli import main
@@ -49,7 +47,7 @@ FOLDER = (*FIXMATCH, "--data.dataset", "folder", "--data.root", "images", "--dat
         (("--model.treshold", "0.9"), ("'treshold'", "Did you mean 'threshold'", "lambda_u")),
         (("--data.num_label", "9"), ("'num_label'", "Did you mean 'num_labels'")),
         (("--trainer.max_stepz", "9"), ("--trainer.max_stepz",)),
-        (("--model", "FixMach"), ("`model`", "FixMatch, Supervised", "'FixMach'")),
+        (("--model", "FixMach"), ("`model`", "FixMatch", "Supervised", "'FixMach'")),
         (("--data.dataset", "digit"), ("--data.dataset", "digits, cifar10", "'digit'")),
         (("--model.threshold", "1.9"), ("`threshold`", "[0, 1]", "1.9")),
         (("--model.lambda_u", "-1"), ("`lambda_u`", "at least 0", "-1")),
@@ -198,22 +196,13 @@ def test_a_run_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     assert load("a")["global_step"] == before
 
 
-class Poison(Callback):
-    """Make the loss NaN from a step on."""
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        if batch.step == 3:
-            with torch.no_grad():
-                next(module.parameters()).fill_(float("nan"))
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     each = ("--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",
             "--trainer.callbacks.filename", "each",
             "--trainer.callbacks.every_n_train_steps", "1")  # fmt: skip
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--model", "FixMatch", *SMALL, "--run_dir", "a", *each,
-              "--trainer.callbacks+=test_bad_input.Poison"])  # fmt: skip
+              "--trainer.callbacks+=probes.PoisonWeights"])  # fmt: skip
     assert stopped.value.code == 2
     assert "error: The loss is not finite at step 3" in capsys.readouterr().err
     kept = load("a", "each")
@@ -225,3 +214,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys: pytest.CaptureFixture[s
 def test_a_traceback_is_shown_when_asked_for() -> None:
     with pytest.raises(ValueError, match="threshold"):
         main([*FIXMATCH, "--model.threshold", "1.9", "--traceback"])
+
+
+def test_another_seed_than_the_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("Supervised", "a", 1, "--seed_everything", "3", "--data.seed", "0")
+    resume = ("fit", *SMALL, "--ckpt_path", "a/checkpoints/last.ckpt", "--run_dir", "b")
+    with pytest.raises(SystemExit):
+        main([*resume, "--seed_everything", "4"])
+    assert "trained with --seed_everything 3, got 4" in capsys.readouterr().err
+    main([*resume, "--trainer.max_steps", "2"])  # the checkpoint's own seed
+    assert load("b")["seed"] == 3
+
+
+def test_prediction_without_images(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("Supervised", "a", 1)
+    with pytest.raises(SystemExit):
+        main(["predict", "--ckpt_path", "a/checkpoints/last.ckpt"])
+    assert "error: `data.root` must be the folder of images" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from probes import Record
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from runs import SMALL, differences, fit, load
@@ -22,23 +23,12 @@ from lightning_ssl.evaluation import evaluation_metrics
 from lightning_ssl.methods import FixMatch
 
 
-class Record(Callback):
-    """Keep the parameters after each update."""
-
-    seen: list[dict[str, torch.Tensor]] = []  # noqa: RUF012
-
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
-        if len(self.seen) < trainer.global_step:
-            state = {n: v.detach().clone() for n, v in module.state_dict().items()}
-            self.seen.append(state)
-
-
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_evaluated_weights_are_the_average_by_hand(accumulated: int) -> None:
     Record.seen.clear()
     fit("FixMatch", "a", 4, "--model.ema_decay", "0.7",
         "--trainer.accumulate_grad_batches", str(accumulated),
-        "--trainer.callbacks+=test_base.Record")  # fmt: skip
+        "--trainer.callbacks+=probes.Record")  # fmt: skip
     assert len(Record.seen) == 4
     average = dict(Record.seen[0])
     for state in Record.seen[1:]:

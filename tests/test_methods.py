@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback
 from runs import SMALL, differences, fit, load
 
 from lightning_ssl import methods
@@ -76,15 +75,6 @@ def test_trains_evaluates_and_predicts(row: Row) -> None:
     assert all(0.1 <= float(line["probability"]) <= 1 for line in predicted)
 
 
-class _Die(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
-        if trainer.fit_loop.total_batch_idx == self.step:
-            raise KeyboardInterrupt
-
-
 @each_method
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
@@ -96,7 +86,7 @@ def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
         *("--trainer.val_check_interval", "2"),
     ]
     fit(row.name, "whole", steps, *options)
-    killed = ("--trainer.callbacks+=test_methods._Die", "--trainer.callbacks.step", "5")
+    killed = ("--trainer.callbacks+=probes.Die", "--trainer.callbacks.step", "5")
     with pytest.raises(SystemExit):
         fit(row.name, "cut", steps, *options, *killed)
     assert load("cut", "each")["global_step"] == 5 // accumulated
@@ -158,16 +148,9 @@ def _fit_quietly(*args: Any) -> None:
 @each_method
 def test_hidden_targets_are_never_read(row: Row) -> None:
     fit(row.name, "known", 3)
-    fit(row.name, "poisoned", 3, "--trainer.callbacks+=test_methods._Poison")
+    fit(row.name, "poisoned", 3, "--trainer.callbacks+=probes.PoisonTargets")
     known, poisoned = load("known"), load("poisoned")
     assert [d for n in STATES for d in differences(known[n], poisoned[n], n)] == []
-
-
-class _Poison(Callback):
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        if batch.unlabeled is not None:
-            assert batch.unlabeled.target is None
-            batch.unlabeled.hidden_target.random_(10)
 
 
 @each_method

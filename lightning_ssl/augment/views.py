@@ -166,24 +166,6 @@ class Views(nn.Module):
             )
         return views[name].crop
 
-    def crop_size(self, name: str) -> int:
-        """Return the side in pixels of the crops that workers cut for a view.
-
-        Raises:
-            ValueError: If no stream declares the view with a leading random-resized crop.
-        """
-        sizes = {
-            view: pipeline.crop.size
-            for views in self._pipelines.values()
-            for view, pipeline in views.items()
-            if pipeline.crop is not None
-        }
-        if name not in sizes:
-            raise ValueError(
-                f"`name` must be a view that begins with a crop {tuple(sizes)}, got {name!r}."
-            )
-        return sizes[name]
-
     def _stream(self, stream: str) -> dict[str, "_Pipeline"]:
         if stream not in self._pipelines:
             raise ValueError(f"`stream` must be one of {tuple(self._pipelines)}, got {stream!r}.")

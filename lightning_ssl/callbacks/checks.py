@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+
+from lightning_ssl.seeding import global_seed
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -36,6 +39,9 @@ class RunChecks(Callback):
                 f"({updates}): evaluation would lag behind. "
                 f"Choose at most {max(0, 1 - 5 / updates):.3g}."
             )
+        self._warn_of_momenta(pl_module, updates)
+
+    def _warn_of_momenta(self, pl_module: LightningModule, updates: float) -> None:
         layers = [layer for layer in pl_module.modules() if isinstance(layer, _BATCH_NORM)]
         momenta = [layer.momentum for layer in layers if layer.momentum]
         if momenta and updates < 5 / min(momenta):
@@ -62,16 +68,33 @@ class RunChecks(Callback):
         assert first is not None
         self._first_bad = torch.where((first < 0) & ~loss.isfinite().all(), step, first)
         if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._stop_if_bad()
+            self._stop_if_bad(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to go on with another seed: it decides what the steps to come draw.
+
+        Raises:
+            ValueError: If the seeds differ.
+        """
+        seed = checkpoint.get("seed", global_seed())
+        if trainer.state.fn == TrainerFn.FITTING and seed != global_seed():
+            raise ValueError(
+                f"`ckpt_path` was trained with --seed_everything {seed}, got {global_seed()}."
+            )
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse to replace a good checkpoint by a bad one."""
-        self._stop_if_bad()
+        self._stop_if_bad(trainer)
 
-    def _stop_if_bad(self) -> None:
-        step = -1 if self._first_bad is None else int(self._first_bad)
+    def _stop_if_bad(self, trainer: Trainer) -> None:
+        if self._first_bad is None:
+            return
+        # All ranks stop, or those without the bad loss would wait for the others for ever.
+        step = int(trainer.strategy.reduce(self._first_bad, reduce_op="max"))
         if step >= 0:
             raise FloatingPointError(
                 f"The loss is not finite at step {step} (counted from 0). The last checkpoint "

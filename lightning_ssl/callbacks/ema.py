@@ -38,6 +38,8 @@ class EMA(WeightAveraging):
         assert self._average_model is not None
         dtype = torch.promote_types(pl_module.dtype, torch.float32)  # type: ignore[arg-type]
         self._average_model.to(device=pl_module.device, dtype=dtype)
+        # The counter is read in every update; on the device the host would wait for it.
+        self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -18,7 +18,7 @@ _COLUMNS = ("method", "labels", "seed", "test_accuracy", "seconds")
 
 
 def quickstart(
-    output: str = "runs/quickstart", num_labels: int = 20, seeds: int = 3, max_steps: int = 600
+    output: str = "runs/quickstart", num_labels: int = 20, seeds: int = 3, max_steps: int = 1000
 ) -> None:
     """Train Supervised and FixMatch on real digits and compare them on held-out writers.
 
@@ -88,8 +88,8 @@ def _draw_views(path: Path) -> None:
     views = Views(
         {"unlabeled": {"weak": 3, "strong": 6}},
         source.size,
-        mean=source.mean,
-        std=source.std,
+        mean=(0.0,) * source.channels,
+        std=(1.0,) * source.channels,
         hflip=source.hflip,
     )
     draw_views(source.train.pixels[:8], views, "unlabeled", path)  # type: ignore[attr-defined]

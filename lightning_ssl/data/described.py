@@ -1,18 +1,19 @@
 """What the data is: source, split, classes, size and statistics, from options."""
 
-import os
 from functools import cached_property
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import nn
 from typing_extensions import Self
 
 from lightning_ssl.data.images import FileImages
-from lightning_ssl.data.record import check_classes, check_split, make_record
+from lightning_ssl.data.record import check_classes, check_resumed, make_record
 from lightning_ssl.data.sources import Source, open_source, prepare_source
 from lightning_ssl.data.splits import Split, make_split
+from lightning_ssl.seeding import global_seed
 
 
 class DescribedData(pl.LightningDataModule):
@@ -85,8 +86,8 @@ class DescribedData(pl.LightningDataModule):
         self.in_channels = in_channels
         self.normalize = normalize
         self.extra, self.fold = extra, fold
-        # PL_GLOBAL_SEED is what seed_everything leaves behind.
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.seed = global_seed() if seed is None else seed
+        self.view_transforms: dict[str, nn.Module] = {}
         self._given_classes, self._given_size = classes, image_size
         self._given_mean, self._given_std = mean, std
         self._source: Source | None = None
@@ -206,7 +207,10 @@ class DescribedData(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """See :func:`lightning_ssl.data.record.make_record`."""
-        return make_record(self.classes, self.image_size, self.mean, self.std, self.split)
+        return make_record(
+            *(self.classes, self.image_size, self.mean, self.std),
+            *(self.split, self.seed, tuple(self.view_transforms)),
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint belongs to this data.
@@ -219,4 +223,4 @@ class DescribedData(pl.LightningDataModule):
         """
         check_classes(state_dict, self.classes)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            check_split(state_dict, self.split)
+            check_resumed(state_dict, self.split, self.seed, tuple(self.view_transforms))

@@ -230,8 +230,9 @@ class FileImages(Images):
             num_threads: Decoding threads; None for the number of processors, or for one where the
                 first image is tiny: those spend their time in Python, where threads only wait for
                 each other.
-            replace_ok: Mask ``(N,)`` of the images that may be replaced by their neighbour in the
-                list when broken (the unlabelled ones); their target becomes -1. None for no image.
+            replace_ok: Mask ``(N,)`` of the images that, when broken, are replaced by the next
+                readable one of the mask (the unlabelled ones, so that no labelled or validation
+                image stands in); their target becomes -1. None for no image.
 
         Returns:
             The images, named by their files.
@@ -244,7 +245,8 @@ class FileImages(Images):
         targets = self.targets
         if broken:
             targets = targets.clone()
-            self._replace(pixels, targets, broken)
+            assert replace_ok is not None
+            self._replace(pixels, targets, broken, replace_ok)
         return ResidentImages(pixels, targets, self.paths)
 
     def _decode_all(
@@ -273,16 +275,18 @@ class FileImages(Images):
         except BrokenImageError:
             return False
 
-    def _replace(self, pixels: Tensor, targets: Tensor, broken: list[int]) -> None:
-        if len(broken) == len(self):
-            raise BrokenImageError(self.paths[0], f"so are all {len(self)} images of its list")
-        bad = set(broken)
-        for index in broken:
-            neighbour = (index + 1) % len(self)
-            while neighbour in bad:
-                neighbour = (neighbour + 1) % len(self)
-            pixels[index] = pixels[neighbour]
-        targets[broken] = -1
+    def _replace(
+        self, pixels: Tensor, targets: Tensor, broken: list[int], replace_ok: Tensor
+    ) -> None:
+        readable = replace_ok.clone()
+        readable[broken] = False
+        good = torch.nonzero(readable).flatten()
+        if len(good) == 0:
+            count = len(broken)
+            raise BrokenImageError(self.paths[broken[0]], f"so are all {count} images of its list")
+        rows = torch.tensor(broken)
+        pixels[rows] = pixels[good[torch.searchsorted(good, rows) % len(good)]]
+        targets[rows] = -1
         rank_zero_warn(
             f"{len(broken)} of {len(self)} images could not be read and were replaced by their "
             f"neighbours in the list (they are unlabelled). The first: "

@@ -197,10 +197,14 @@ def describe_run(trainer: Trainer, plan: Plan, counts: tuple[int, int], steps: i
         own = plan.labeled.batch_size // plan.world_size
         unlabeled = plan.unlabeled and plan.unlabeled.batch_size // plan.world_size
         parts.append(f"on each of {plan.world_size} processes {own} + {unlabeled or 0}")
-    parts.append(f"{steps} steps per epoch")
-    parts.append(f"{trainer.accumulate_grad_batches} steps per update")
+    parts.append(f"epochs of {_count(steps, 'step')}")
+    parts.append(f"an update every {_count(trainer.accumulate_grad_batches, 'step')}")
     if trainer.max_steps > 0:
         parts.append(f"{trainer.max_steps} updates")
     elif trainer.max_epochs:
         parts.append(f"{trainer.max_epochs} epochs")
     return "Run: " + "; ".join(parts) + "."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

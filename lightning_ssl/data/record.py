@@ -14,6 +14,8 @@ def make_record(
     mean: Sequence[float],
     std: Sequence[float],
     split: Split,
+    seed: int,
+    views: Sequence[str],
 ) -> dict[str, Any]:
     """Record what prediction needs besides weights, and the lists a resumed run must share.
 
@@ -23,6 +25,8 @@ def make_record(
         mean: Mean per channel of pixels in [0, 1].
         std: Standard deviation per channel of pixels in [0, 1].
         split: The labelled, unlabelled and validation lists.
+        seed: Seed of the order and the views.
+        views: Names of the views whose transforms the user gave.
 
     Returns:
         Plain values and tensors, so that the checkpoint loads with ``weights_only=True``.
@@ -35,6 +39,8 @@ def make_record(
         "std": list(std),
         "labeled": split.labeled,
         "val": split.val,
+        "seed": seed,
+        "views": sorted(views),
     }
 
 
@@ -55,16 +61,28 @@ def check_classes(record: dict[str, Any], classes: Sequence[str]) -> None:
         )
 
 
-def check_split(record: dict[str, Any], split: Split) -> None:
-    """See that a run goes on with the labelled images it began with.
+def check_resumed(record: dict[str, Any], split: Split, seed: int, views: Sequence[str]) -> None:
+    """See that a run goes on with the labelled images, order and views it began with.
 
     Args:
         record: What :func:`make_record` returned.
         split: The lists of the data.
+        seed: Seed of the order and the views.
+        views: Names of the views whose transforms the user gave.
 
     Raises:
         ValueError: If they differ.
     """
+    if record["seed"] != seed:
+        raise ValueError(
+            f"`ckpt_path` was trained with the data seed {record['seed']}, got {seed}: give "
+            f"--data.seed {record['seed']}."
+        )
+    if record["views"] != sorted(views):
+        raise ValueError(
+            f"`ckpt_path` was trained with transforms of the user's own for {record['views']}, got "
+            f"some for {sorted(views)}: give the same `data.views`."
+        )
     for name, own in (("labeled", split.labeled), ("val", split.val)):
         if not torch.equal(record[name].cpu(), own):
             raise ValueError(

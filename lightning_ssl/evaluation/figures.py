@@ -48,7 +48,8 @@ def draw_curves(runs: Mapping[str, Sequence[Path]], names: Mapping[str, str], pa
                 panel.plot(curves[0][0], mean, color=f"C{number}", label=method, linewidth=2)
         panel.set(title=title, xlabel="optimizer updates")
         panel.grid(alpha=0.3)
-        panel.legend()
+        if panel.lines:
+            panel.legend()
     figure.savefig(path, dpi=120)
 
 
@@ -57,18 +58,16 @@ def draw_views(images: Tensor, views: Views, stream: str, path: Path) -> None:
 
     Args:
         images: Images ``(B, C, H, W)``, uint8.
-        views: The views; normalised ones are brought back to [0, 1].
+        views: The views, made with mean 0 and standard deviation 1: in [0, 1].
         stream: Which stream of the views.
         path: The PNG file.
     """
     from matplotlib.figure import Figure
 
     drawn, _ = views(stream, images, 0)
-    shift = torch.tensor(views.normalize.mean).view(-1, 1, 1)
-    scale = torch.tensor(views.normalize.std).view(-1, 1, 1)
     columns = [("image", images / 255)]
     for name, copies in drawn.items():
-        columns += [(name, copy * scale + shift) for copy in copies]
+        columns += [(name, copy) for copy in copies]
     figure = Figure(figsize=(len(columns), len(images) + 0.4), layout="constrained")
     axes = figure.subplots(len(images), len(columns), squeeze=False)
     for column, (name, pictures) in enumerate(columns):

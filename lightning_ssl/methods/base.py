@@ -1,9 +1,9 @@
 """What all methods share: network, metrics, optimizer, evaluation, prediction, warm start."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
+from inspect import signature
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,7 +24,7 @@ from lightning_ssl.optim import (
     build_scheduler,
     parameter_groups,
 )
-from lightning_ssl.seeding import derive_seed
+from lightning_ssl.seeding import derive_seed, global_seed
 from lightning_ssl.types import Batch, as_batch
 
 ViewSpec = Mapping[str, Mapping[str, Any]]
@@ -173,8 +173,11 @@ class SSLModule(pl.LightningModule, ABC):
         """Average the weights for evaluation, unless the trainer already does; check the run."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         averaged = any(isinstance(callback, WeightAveraging) for callback in callbacks)
-        averages = [] if averaged or not self.ema_decay else [EMA(self.ema_decay)]
-        return [RunChecks(self.ema_decay), *averages]
+        checked = any(isinstance(callback, RunChecks) for callback in callbacks)
+        averages: list[pl.Callback] = (
+            [] if averaged or not self.ema_decay else [EMA(self.ema_decay)]
+        )
+        return averages if checked else [RunChecks(self.ema_decay), *averages]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make all randomness of the step a function of (seed, step, rank); log the rate.
@@ -185,8 +188,8 @@ class SSLModule(pl.LightningModule, ABC):
         if batch.labeled.target is not None:
             self._batch_size = len(batch.labeled.target)
         if batch.step is not None:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything leaves behind
-            torch.manual_seed(derive_seed(seed, "step", int(batch.step), self.global_rank))
+            keys = (global_seed(), "step", int(batch.step), self.global_rank)
+            torch.manual_seed(derive_seed(*keys))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     # Logging
@@ -237,7 +240,8 @@ class SSLModule(pl.LightningModule, ABC):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: MetricCollection) -> None:
         images, target, _ = batch
-        metrics.update(softmax(self(images)), target)
+        if len(target):  # a rank may have no image of a set smaller than the number of ranks
+            metrics.update(softmax(self(images)), target)
         self.log_dict(metrics, on_step=False, on_epoch=True)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -262,11 +266,17 @@ class SSLModule(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the method, and nothing that needs pickle."""
+        checkpoint["seed"] = global_seed()
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        for name, value in hyper_parameters.items():
-            if is_dataclass(value) and not isinstance(value, type):
-                hyper_parameters[name] = asdict(value)
+        key = self.CHECKPOINT_HYPER_PARAMS_KEY
+        # The command line also records what the data offers and this method does not take.
+        parents: Any = type(self).__mro__
+        taken = {name for parent in parents for name in signature(parent.__init__).parameters}
+        checkpoint[key] = {
+            name: asdict(value) if isinstance(value, (Optimizer, Schedule)) else value
+            for name, value in checkpoint.get(key, {}).items()
+            if name in taken or name.startswith("_")
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this method.

@@ -152,7 +152,8 @@ def test_worker_crops_give_the_same_view_as_the_device(rank, world):
     }
     given = {}
     for name, rows in crops.items():
-        crop, size = views.crop("unlabeled", name), views.crop_size(name)
+        crop = views.crop("unlabeled", name)
+        size = crop.size
         cut = [
             tv.resized_crop(x / 255, *crop.box(row, 96, 96), [size, size], antialias=True)
             for copy in rows
@@ -201,7 +202,7 @@ def test_overrides_by_transform_and_by_function():
     torch.testing.assert_close(out["strong"][1] * 0.5 + 0.5, 1 - images / 255)
     assert seen == [(torch.float32, float(images.max()) / 255, (16, 3, 32, 32))]
     assert out["weak"].shape == (1, 8, 3, 20, 20)
-    assert views.crop_size("weak") == 20
+    assert views.crop("labeled", "weak").size == 20
     named = Views({"labeled": {"mine": 1}}, 32, overrides={"mine": function})
     assert named("labeled", images, 0)[0]["mine"].shape == (1, 8, 3, 32, 32)
 
@@ -229,8 +230,6 @@ def test_lookup_errors_name_both_sides():
         views.worker_crops("test", 0, 0, 1, 2)
     with pytest.raises(ValueError, match=r"\('weak', 'strong'\) of 'unlabeled', got 'global'"):
         views.crop("unlabeled", "global")
-    with pytest.raises(ValueError, match="got 'weak'"):
-        views.crop_size("weak")
 
 
 def test_views_pickle_and_touch_nothing():

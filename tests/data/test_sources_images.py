@@ -195,7 +195,14 @@ class TestLoad:
         with pytest.warns(UserWarning, match=r"3 of 6 images.*001\.png.*002\.png") as caught:
             loaded = images.load(8, replace_ok=replace_ok)
         assert len(caught) == 1
-        assert loaded.pixels[:, 0, 0, 0].tolist() == [0, 3, 3, 3, 4, 0]  # the last one wraps
+        assert loaded.pixels[:, 0, 0, 0].tolist() == [
+            0,
+            3,
+            3,
+            3,
+            4,
+            3,
+        ]  # past the end, never image 0
         assert loaded.targets.tolist() == [0, -1, -1, 3, 4, -1]
         assert images.targets.tolist() == [0, 1, 2, 3, 4, 5]
 

@@ -1,0 +1,45 @@
+"""Callbacks that tests name on the command line."""
+
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning import Callback, Trainer
+
+
+class Die(Callback):
+    """Interrupt the run at the beginning of a step, as Ctrl-C does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.step:
+            raise KeyboardInterrupt
+
+
+class PoisonTargets(Callback):
+    """Make the hidden targets wrong."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch.unlabeled is not None:
+            assert batch.unlabeled.target is None
+            batch.unlabeled.hidden_target.random_(10)
+
+
+class PoisonWeights(Callback):
+    """Make the loss NaN from step 3 on."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch.step == 3:
+            with torch.no_grad():
+                next(module.parameters()).fill_(float("nan"))
+
+
+class Record(Callback):
+    """Keep the state after each update."""
+
+    seen: ClassVar[list[dict[str, torch.Tensor]]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+        if len(self.seen) < trainer.global_step:
+            self.seen.append({n: v.detach().clone() for n, v in module.state_dict().items()})
