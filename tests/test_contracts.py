@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "models": {"types"},
     "optim": {"types"},
     "evaluation": {"types", "losses", "augment"},
-    "callbacks": {"types", "evaluation"},
+    "callbacks": {"types", "seeding", "evaluation"},
     "data": {"types", "seeding", "augment"},
     "methods": {
         *("types", "seeding", "losses", "augment", "models", "optim", "evaluation"),
