@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install quickstart test test-slow lint bench
+.PHONY: install quickstart test test-slow test-gpu lint bench
 
 install: $(READY)
 
@@ -23,6 +23,10 @@ test: install
 # Longer checks; those on CIFAR-10 need CIFAR10_ROOT, a folder with train/<class> and test/<class>.
 test-slow: install
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+# Checks that need a CUDA device.
+test-gpu: install
+	$(BIN)/python -m pytest -q -m gpu
 
 lint: install
 	$(BIN)/ruff check .

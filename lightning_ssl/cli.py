@@ -15,7 +15,7 @@ from docstring_parser import DocstringStyle
 from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter
@@ -24,6 +24,7 @@ from lightning_ssl.cli_configs import CONFIGS, find_config
 from lightning_ssl.cli_errors import USER_ERRORS, explain, parameters
 from lightning_ssl.commands import COMMANDS
 from lightning_ssl.methods import SSLModule
+from lightning_ssl.models import WideResNet
 
 # Warnings of Lightning's that no user of the command line can act on, or that are not so: values
 # are logged every n steps of the run, however short its epochs.
@@ -101,6 +102,15 @@ class SSLCLI(LightningCLI):
                 config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
         config.trainer = _fill(config.trainer, config.run_dir)
         config.trainer.default_root_dir = config.trainer.default_root_dir or config.run_dir
+
+    def before_fit(self) -> None:
+        """Say so where the default network would meet large photos."""
+        size = getattr(self.datamodule, "image_size", 0)
+        if size > 64 and isinstance(self.model.backbone, WideResNet):
+            rank_zero_warn(
+                f"The images have {size} pixels a side, and a wide ResNet keeps that size through a "
+                "third of its layers: choose --model.backbone resnet18, or --data.image_size 64."
+            )
 
     def after_fit(self) -> None:
         """Say where everything is."""
