@@ -108,8 +108,8 @@ class SSLCLI(LightningCLI):
         size = getattr(self.datamodule, "image_size", 0)
         if size > 64 and isinstance(self.model.backbone, WideResNet):
             rank_zero_warn(
-                f"The images have {size} pixels a side, and a wide ResNet keeps that size through a "
-                "third of its layers: choose --model.backbone resnet18, or --data.image_size 64."
+                f"The images have {size} pixels a side, and a wide ResNet keeps that size through "
+                "a third of its layers: choose --model.backbone resnet18 or --data.image_size 64."
             )
 
     def after_fit(self) -> None:
