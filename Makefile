@@ -34,5 +34,6 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/step.py

@@ -6,7 +6,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from datetime import datetime
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ from lightning_ssl.cli_errors import USER_ERRORS, explain, parameters
 from lightning_ssl.commands import COMMANDS
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import WideResNet
+from lightning_ssl.optim import Optimizer, Schedule
+
+_UPDATES = 1000  # of a run that is given no length
 
 # Warnings of Lightning's that no user of the command line can act on, or that are not so: values
 # are logged every n steps of the run, however short its epochs.
@@ -79,7 +84,9 @@ class SSLCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             config.run_dir = config.run_dir or _new_run_dir(config)
-            _validate_once(config.trainer)
+            bounds = (config.trainer.max_epochs, config.trainer.max_time)
+            if config.trainer.max_steps == -1 and bounds == (None, None):
+                config.trainer.max_steps = _UPDATES
             last = Path(config.run_dir, "checkpoints", "last.ckpt")
             if last.exists() and config.ckpt_path is None:
                 raise ValueError(
@@ -147,12 +154,14 @@ def run(args: Sequence[str]) -> SSLCLI | None:
         parser_kwargs={
             "prog": "lightning-ssl",
             "exit_on_error": False,
+            "allow_abbrev": False,
             "version": lightning_ssl.__version__,
             "epilog": f"Further commands: {', '.join(COMMANDS)} (each with --help).",
             **{
                 name: {
                     "default_config_files": [str(CONFIGS / "trainer" / "default.yaml")],
                     "exit_on_error": False,
+                    "allow_abbrev": False,  # a typo is an error
                 }
                 for name in SSLCLI.subcommands()
             },
@@ -198,12 +207,27 @@ def _expand(args: Sequence[str]) -> list[str]:
     """Replace config names by paths and put what a checkpoint knows before everything else."""
     out = _map_values(args, ("-c", "--config"), find_config)
     _map_values(args, ("--model",), _check_method)
+    for arg in out:
+        _check_field(arg.partition("=")[0])
     split = [part for arg in out for part in arg.split("=", 1)]
     checkpoint = split[split.index("--ckpt_path") + 1] if "--ckpt_path" in split[:-1] else None
     if checkpoint not in (None, "best", "last", "hpc"):
         known = known_to_checkpoint(checkpoint, predict=out[0] == "predict")
         out[1:1] = ["--config", json.dumps(known)]
     return out
+
+
+def _check_field(flag: str) -> None:
+    """Refuse prefixes of field names, which jsonargparse takes for the fields themselves."""
+    for name, group in (("optimizer", Optimizer), ("schedule", Schedule)):
+        prefix, dot, field = flag.partition(f"--model.{name}.")
+        known = [f.name for f in fields(group)]
+        if dot and not prefix and field not in known:
+            near = get_close_matches(field, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(
+                f"`model.{name}` has the fields {', '.join(known)}, got '{field}'.{hint}"
+            )
 
 
 def _map_values(
@@ -242,13 +266,6 @@ def _classes() -> dict[str, Any]:
         for end in range(1, len(parts) + 1):
             found[".".join((*parts[:end], class_.__qualname__))] = class_
     return found
-
-
-def _validate_once(trainer: Namespace) -> None:
-    """Let a run that is shorter than the interval between validations validate at its end."""
-    interval, steps = trainer.val_check_interval, trainer.max_steps
-    if isinstance(interval, int) and 0 < steps * trainer.accumulate_grad_batches < interval:
-        trainer.val_check_interval = steps * trainer.accumulate_grad_batches
 
 
 def _new_run_dir(config: Namespace) -> str:

@@ -2,8 +2,9 @@
 
 import difflib
 import re
-from inspect import signature
-from typing import Any
+from dataclasses import fields, is_dataclass
+from inspect import Parameter, signature
+from typing import Any, get_args
 
 from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -22,6 +23,14 @@ _NOISE = re.compile(
     r"Given value: (NestedArg|Namespace|\{).*)"
 )
 
+# Up to the name of the last exception in the report of a loader's worker.
+_WORKER = re.compile(r"\ACaught .*^ [^\n]*\n[\w.]+: ", re.DOTALL | re.MULTILINE)
+_MISSPELLED = re.compile(
+    r".*class_path '(.+?)':.*?"  # the innermost class comes last
+    r"(?:Option '|arguments: --|Group '([\w.]+)' does not accept option ')([\w.]+)",
+    re.DOTALL,
+)
+
 
 def parameters(class_: Any) -> list[str]:
     """Names of the arguments of a class and its parents.
@@ -29,8 +38,15 @@ def parameters(class_: Any) -> list[str]:
     Args:
         class_: The class.
     """
-    names = [n for parent in class_.__mro__ for n in signature(parent.__init__).parameters]
-    return [name for name in dict.fromkeys(names) if name not in ("self", "args", "kwargs")]
+    return list(_arguments(class_))
+
+
+def _arguments(class_: Any) -> dict[str, Parameter]:
+    found: dict[str, Parameter] = {}
+    for parent in class_.__mro__:
+        for name, argument in signature(parent.__init__).parameters.items():
+            found.setdefault(name, argument)
+    return {n: argument for n, argument in found.items() if n not in ("self", "args", "kwargs")}
 
 
 def explain(error: Exception, classes: dict[str, Any]) -> str:
@@ -45,6 +61,8 @@ def explain(error: Exception, classes: dict[str, Any]) -> str:
     while str(error).startswith(reports) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     text = str(error)
+    if text.startswith("Caught ") and "worker process" in text:
+        return _WORKER.sub("", text).strip()
     if "Does not validate against" in text:
         lines = [line for line in text.splitlines() if not _NOISE.fullmatch(line)]
         text = " ".join(line.strip(" -") for line in lines)
@@ -52,11 +70,25 @@ def explain(error: Exception, classes: dict[str, Any]) -> str:
 
 
 def _suggest(text: str, classes: dict[str, Any]) -> str:
-    # The innermost class comes last.
-    wrong = re.search(r".*class_path '(.+?)':.*?(?:Option '|arguments: --)([\w.]+)", text, re.S)
-    if wrong is None or wrong.group(1) not in classes:
+    found = _MISSPELLED.search(text)
+    if found is None or found[1] not in classes:
         return ""
-    allowed = parameters(classes[wrong.group(1)])
-    near = difflib.get_close_matches(wrong.group(2), allowed, n=1)
+    arguments = _arguments(classes[found[1]])
+    wrong = f"{found[2]}.{found[3]}" if found[2] else found[3]
+    group, dot, _ = wrong.partition(".")
+    if dot and group in arguments:
+        allowed = [f"{group}.{name}" for name in _fields(arguments[group])]
+        if not allowed:
+            return ""
+    else:
+        wrong, allowed = group, list(arguments)
+    near = difflib.get_close_matches(wrong, allowed, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f".{hint} Allowed: {', '.join(allowed)}."
+
+
+def _fields(argument: Parameter) -> list[str]:
+    """Names of the fields of an argument that is a dataclass."""
+    # An annotation may be a string, or a union with None.
+    types = (argument.annotation, *get_args(argument.annotation), type(argument.default))
+    return next(([f.name for f in fields(type_)] for type_ in types if is_dataclass(type_)), [])

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from runs import SMALL, fit, load
@@ -47,6 +48,11 @@ FOLDER = (*FIXMATCH, "--data.dataset", "folder", "--data.root", "images", "--dat
         (("--model.treshold", "0.9"), ("'treshold'", "Did you mean 'threshold'", "lambda_u")),
         (("--data.num_label", "9"), ("'num_label'", "Did you mean 'num_labels'")),
         (("--trainer.max_stepz", "9"), ("--trainer.max_stepz",)),
+        (("--trainer.max_step", "9"), ("--trainer.max_step",)),
+        (("--run_di", "a"), ("--run_di",)),
+        (("--model.schedule.nam", "cosine"), ("`model.schedule`", "gamma", "mean 'name'")),
+        (("--model.optimizer.lrr", "1"), ("`model.optimizer`", "momentum", "mean 'lr'")),
+        (("--model.thresh", "0.9"), ("'thresh'", "mean 'threshold'")),
         (("--model", "FixMach"), ("`model`", "FixMatch", "Supervised", "'FixMach'")),
         (("--data.dataset", "digit"), ("--data.dataset", "digits, cifar10", "'digit'")),
         (("--model.threshold", "1.9"), ("`threshold`", "[0, 1]", "1.9")),
@@ -97,6 +103,13 @@ def a_truncated_photo() -> None:
     Path("images/labeled/a/1.png").write_bytes(whole[: len(whole) // 2])
 
 
+def a_truncated_validation_photo() -> None:
+    folder("images", {"labeled/a": 2, "labeled/b": 2, "unlabeled": 3, "val/a": 2, "val/b": 2})
+    photo(Path("images/val/b/1.png"), size=200)
+    whole = Path("images/val/b/1.png").read_bytes()
+    Path("images/val/b/1.png").write_bytes(whole[: len(whole) // 2])
+
+
 def other_validation_classes() -> None:
     folder("images", {"labeled/a": 2, "labeled/b": 2, "unlabeled": 3, "val/a": 2, "val/c": 2})
 
@@ -121,6 +134,8 @@ def nothing() -> None:
         (a_file_that_is_no_image, ("6",), ("images/train/b/1.png",)),
         (a_truncated_photo, ("4",), ("images/labeled/a/1.png",)),
         (a_truncated_photo, ("4", "--data.image_size", "96"), ("images/labeled/a/1.png",)),
+        (a_truncated_validation_photo, ("4",), ("images/val/b/1.png",)),
+        (a_truncated_validation_photo, ("4", "--data.image_size", "96"), ("images/val/b/1.png",)),
         (other_validation_classes, ("4",), ("val", "b", "c")),
         (no_layout, ("4",), ("ROOT/train/<class>", "ROOT/labeled/<class>", "a/, b/")),
         (nothing, ("4",), ("images", "does not exist")),
@@ -231,3 +246,32 @@ def test_prediction_without_images(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["predict", "--ckpt_path", "a/checkpoints/last.ckpt"])
     assert "error: `data.root` must be the folder of images" in capsys.readouterr().err
+
+
+def test_prediction_leaves_no_image_out() -> None:
+    fit("Supervised", "a", 1)
+    folder("images", {"some": 3})
+    Path("images/some/1.png").write_text("no image")
+    predict = ("predict", "--ckpt_path", "a/checkpoints/last.ckpt", "--data.root", "images",
+               "--data.num_workers", "1", "--predictions.embeddings", "true")  # fmt: skip
+    with pytest.warns(UserWarning, match=r"1 of 3 images could not be read.*some/1\.png"):
+        main(predict)
+    with Path("predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [f"images/some/{i}.png" for i in range(3)]
+    assert [bool(row["label"]) for row in rows] == [True, False, True]
+    assert np.isnan(np.load("predictions.npy")).all(axis=1).tolist() == [False, True, False]
+
+
+def test_a_broken_test_photo_in_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    folder("images", {"labeled/a": 2, "labeled/b": 2, "unlabeled": 3, "test/a": 2, "test/b": 2})
+    Path("images/test/b/1.png").write_text("no image")
+    folder("fine", {"labeled/a": 2, "labeled/b": 2, "unlabeled": 3, "test/a": 2, "test/b": 2})
+    fit("Supervised", "a", 1, "--data.dataset", "folder", "--data.root", "fine",
+        "--data.num_labels", "null", "--data.image_size", "72")  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(["test", "--ckpt_path", "a/checkpoints/last.ckpt", "--data.root", "images",
+              "--data.num_workers", "1"])  # fmt: skip
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "images/test/b/1.png" in said

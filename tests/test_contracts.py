@@ -1,6 +1,7 @@
 """Rules of the code base as a whole: imports, configs, sizes, the wheel."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+import lightning_ssl
 from lightning_ssl.cli import run
 from lightning_ssl.cli_configs import CONFIGS
 
@@ -157,16 +159,32 @@ def test_pages_name_no_machine(page: Path) -> None:
     assert re.findall(path, page.read_text()) == []
 
 
-@pytest.mark.slow
-def test_the_wheel_has_the_configs(tmp_path: Path) -> None:
+def start(*command: str | Path, cwd: Path, **env: str) -> str:
+    """Run a command in a process of its own and return what it printed."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        env={**clean, "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_checkout_starts_without_an_installation() -> None:
+    assert start("cli.py", "--version", cwd=ROOT).split()[-1] == lightning_ssl.__version__
+
+
+def test_the_wheel_trains(tmp_path: Path) -> None:
     source, wheels, installed = tmp_path / "source", tmp_path / "wheels", tmp_path / "installed"
     # A copy, as building leaves files beside the sources.
     skip = shutil.ignore_patterns(".*", "build", "runs", "tests", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=skip)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheels, source],
-        check=True,
-    )
+    offline = ("--quiet", "--no-deps", "--no-build-isolation")
+    start("-m", "pip", "wheel", *offline, "-w", wheels, source, cwd=tmp_path)
     (wheel,) = wheels.iterdir()
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -174,8 +192,27 @@ def test_the_wheel_has_the_configs(tmp_path: Path) -> None:
     shipped = {str(path.relative_to(ROOT)) for path in (*MODULES, PACKAGE / "py.typed")}
     shipped |= {f"lightning_ssl/configs/{path.relative_to(CONFIGS)}" for path in CONFIG_FILES}
     assert shipped - names == set()
-    code = "from lightning_ssl.cli_configs import find_config; print(find_config('default'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=installed, capture_output=True, text=True, check=True
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    prints = ["fit", "-c", "fixmatch", "-c", "digits", "--print_config"]
+    trains = [
+        *("fit", "--model", "FixMatch", "--model.backbone", "wrn_10_1", "--run_dir", "run"),
+        *("--data.dataset", "digits", "--data.num_labels", "20"),
+        *("--trainer.max_steps", "2", "--trainer.accelerator", "cpu"),
+        *("--trainer.enable_progress_bar", "false"),
+    ]
+    # In one process: importing takes longer than both.
+    lines = (
+        "import lightning_ssl",
+        f"assert lightning_ssl.__file__.startswith({str(installed)!r})",
+        "from lightning_ssl.cli import main",
+        "try:",
+        f"    main({prints})",
+        "except SystemExit as stopped:",
+        "    assert not stopped.code",
+        f"main({trains})",
     )
-    assert done.stdout.strip() == str(installed / "lightning_ssl/configs/trainer/default.yaml")
+    printed = start("-c", "\n".join(lines), cwd=elsewhere, PYTHONPATH=str(installed))
+    assert "dataset: digits" in printed
+    assert (elsewhere / "run" / "checkpoints" / "last.ckpt").exists()

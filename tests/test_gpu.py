@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
 from runs import SMALL, load
 
 from lightning_ssl.augment import Views
+from lightning_ssl.callbacks import EMA, UpdateProgressBar, progress
 from lightning_ssl.cli import run
+from lightning_ssl.data import SSLDataModule
 from lightning_ssl.methods import FixMatch
-from lightning_ssl.types import Batch, Samples
 
 pytestmark = pytest.mark.gpu
 STREAMS = {
@@ -29,23 +31,45 @@ def test_views_do_not_depend_on_the_device(size: int) -> None:
         assert far.float().mean() < 2e-3, name
 
 
-def test_a_step_never_waits_for_the_device() -> None:
-    module = FixMatch(10, backbone="wrn_10_1").cuda()
-    views = Views(module.views, 32)
-    x = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8).cuda()
-    target = torch.randint(10, (8,)).cuda()
+class NoWaiting(Callback):
+    """Make every wait of the host for the device an error in steps 3 to 6."""
 
-    def step(number: int) -> Any:
-        labeled = Samples(views("labeled", x, number)[0], target)
-        batch = Batch(number, labeled, Samples(views("unlabeled", x, number)[0]))
-        module.training_step(batch, 0).backward()
+    def __init__(self) -> None:
+        self.steps: list[int] = []
 
-    step(0)  # the first step may choose algorithms
-    torch.cuda.set_sync_debug_mode("error")
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
+        # The first steps choose algorithms, move the sums of the log and draw the bar.
+        if index == 3:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if torch.cuda.get_sync_debug_mode():
+            self.steps.append(index)
+        if index == 6:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_a_step_never_waits_for_the_device(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "monotonic", lambda: 0.0)  # the bar is due in the first step only
+    watch = NoWaiting()
+    # Fetching, transfer, views, loss, log, optimizer, schedule, average and bar are all inside.
+    trainer = Trainer(
+        max_steps=9, accelerator="gpu", devices=1, precision=precision, logger=False,
+        callbacks=[UpdateProgressBar(), watch], enable_checkpointing=False,
+        log_every_n_steps=1000, limit_val_batches=0, num_sanity_val_steps=0,
+    )  # fmt: skip
+    data = SSLDataModule(
+        "digits", num_labels=20, batch_size=8, unlabeled_batch_size=16, steps_per_epoch=9
+    )
     try:
-        step(1)
+        trainer.fit(FixMatch(10, backbone="wrn_10_1"), data)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert any(isinstance(callback, EMA) for callback in trainer.callbacks)
+    assert watch.steps == [3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])

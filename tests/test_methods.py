@@ -21,6 +21,8 @@ class Row:
     config: str
     logged: set[str] = field(default_factory=set)
     unlabeled: bool = True
+    # What makes the unlabelled loss take part from the first step on.
+    options: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -32,6 +34,7 @@ ROWS = [
         "FixMatch",
         "fixmatch",
         {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
+        options=("--model.threshold", "0.15"),
     ),
 ]
 STATES = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
@@ -45,13 +48,21 @@ EXACT = (
 )
 
 
+def start(row: Row, run_dir: str, steps: int, *args: str) -> Any:
+    """Train a few steps in which every part of the loss counts."""
+    cli = fit(row.name, run_dir, steps, *row.options, *args)
+    if row.unlabeled:
+        assert cli.trainer.callback_metrics["train/mask_rate"] > 0
+    return cli
+
+
 def test_there_is_a_row_for_each_method() -> None:
     assert {row.name for row in ROWS} | {"SSLModule"} == set(methods.__all__)
 
 
 @each_method
 def test_trains_evaluates_and_predicts(row: Row) -> None:
-    cli = fit(row.name, "a", 4, "--trainer.log_every_n_steps", "1")
+    cli = start(row, "a", 4, "--trainer.log_every_n_steps", "1")
     with Path("a/csv/version_0/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) - {"epoch", "step"} == (
@@ -85,12 +96,12 @@ def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
         *("--trainer.accumulate_grad_batches", str(accumulated), "--data.steps_per_epoch", "4"),
         *("--trainer.val_check_interval", "2"),
     ]
-    fit(row.name, "whole", steps, *options)
+    start(row, "whole", steps, *options)
     killed = ("--trainer.callbacks+=probes.Die", "--trainer.callbacks.step", "5")
     with pytest.raises(SystemExit):
-        fit(row.name, "cut", steps, *options, *killed)
+        start(row, "cut", steps, *options, *killed)
     assert load("cut", "each")["global_step"] == 5 // accumulated
-    fit(row.name, "cut", steps, *options, "--ckpt_path", "cut/checkpoints/each.ckpt",
+    start(row, "cut", steps, *options, "--ckpt_path", "cut/checkpoints/each.ckpt",
         "--run_dir", "resumed")  # fmt: skip
     whole, resumed = load("whole"), load("resumed")
     assert whole["global_step"] == resumed["global_step"] == steps
@@ -106,9 +117,9 @@ def test_accumulation_equals_one_large_batch(row: Row) -> None:
     same = ("--data.views", "{weak: torch.nn.Identity, strong: torch.nn.Identity}")
     if not row.unlabeled:
         same = ("--data.views", "{weak: torch.nn.Identity}")
-    fit(row.name, "two", 3, *EXACT, *same, "--trainer.accumulate_grad_batches", "2",
+    start(row, "two", 3, *EXACT, *same, "--trainer.accumulate_grad_batches", "2",
         "--trainer.val_check_interval", "6")  # fmt: skip
-    fit(row.name, "one", 3, *EXACT, *same,
+    start(row, "one", 3, *EXACT, *same,
         "--data.batch_size", "16", "--data.unlabeled_batch_size", "32")  # fmt: skip
     _assert_close(load("two")["current_model_state"], load("one")["current_model_state"])
 
@@ -117,7 +128,7 @@ def test_accumulation_equals_one_large_batch(row: Row) -> None:
 def test_half_precision_stays_close(row: Row) -> None:
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
-        cli = fit(row.name, precision, 3, "--trainer.precision", precision,
+        cli = start(row, precision, 3, "--trainer.precision", precision,
                   "--trainer.log_every_n_steps", "1")  # fmt: skip
         assert next(cli.model.parameters()).dtype == torch.float32
         with Path(precision, "csv/version_0/metrics.csv").open() as file:
@@ -131,33 +142,32 @@ def test_half_precision_stays_close(row: Row) -> None:
 @pytest.mark.ddp
 @each_method
 def test_two_ranks_equal_one(row: Row, two_ranks: Any) -> None:
-    threshold = ("--model.threshold", "0.2") if row.unlabeled else ()
-    options = (*EXACT, *threshold, "--model.ema_decay", "0.5")
-    fit(row.name, "one", 3, *options)
+    options = (*EXACT, "--model.ema_decay", "0.5")
+    start(row, "one", 3, *options)
     ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
-    two_ranks.run(_fit_quietly, row.name, "two", 3, *options, *ddp)
+    two_ranks.run(_start, row, "two", 3, *options, *ddp)
     one, two = load("one"), load("two")
     for name in ("current_model_state", "state_dict"):
         _assert_close(one[name], two[name])
 
 
-def _fit_quietly(*args: Any) -> None:
-    fit(*args)
+def _start(*args: Any) -> None:
+    start(*args)
 
 
 @each_method
 def test_hidden_targets_are_never_read(row: Row) -> None:
-    fit(row.name, "known", 3)
-    fit(row.name, "poisoned", 3, "--trainer.callbacks+=probes.PoisonTargets")
+    start(row, "known", 3)
+    start(row, "poisoned", 3, "--trainer.callbacks+=probes.PoisonTargets")
     known, poisoned = load("known"), load("poisoned")
     assert [d for n in STATES for d in differences(known[n], poisoned[n], n)] == []
 
 
 @each_method
 def test_the_seed_decides_everything(row: Row) -> None:
-    fit(row.name, "a", 2)
-    fit(row.name, "b", 2)
-    fit(row.name, "c", 2, "--seed_everything", "1")
+    start(row, "a", 2)
+    start(row, "b", 2)
+    start(row, "c", 2, "--seed_everything", "1")
     a, b, c = load("a"), load("b"), load("c")
     assert differences(a["state_dict"], b["state_dict"]) == []
     assert differences(a["state_dict"], c["state_dict"]) != []
@@ -165,7 +175,7 @@ def test_the_seed_decides_everything(row: Row) -> None:
 
 @each_method
 def test_load_from_checkpoint_builds_the_method(row: Row) -> None:
-    cli = fit(row.name, "a", 2, "--model.optimizer.lr", "0.007", "--model.ema_decay", "0.9")
+    cli = start(row, "a", 2, "--model.optimizer.lr", "0.007", "--model.ema_decay", "0.9")
     method = getattr(methods, row.name)
     loaded = method.load_from_checkpoint("a/checkpoints/last.ckpt").eval()
     assert loaded.optimizer.lr == 0.007

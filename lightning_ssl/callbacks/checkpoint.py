@@ -38,6 +38,7 @@ class RunCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self._save_after_validation = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the intervals and drop the monitor where there is nothing to select on.
@@ -66,9 +67,31 @@ class RunCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save after the last update too, whatever the interval."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        """Save after the last update too, and only after a validation that is due now.
+
+        A run resumed from a checkpoint in between would never make up for that validation, and
+        ``best`` could be another one than without the interruption.
+        """
+        if self.monitor is not None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            return
         # Not in on_train_end: the averaged weights have replaced the trained ones by then.
         is_last = trainer.global_step == trainer.estimated_stepping_batches
-        if self.monitor is None and is_last and not self._should_skip_saving_checkpoint(trainer):
+        every = self._every_n_train_steps
+        wanted = is_last or (every > 0 and trainer.global_step % every == 0)
+        loop = trainer.fit_loop
+        if not wanted or self._should_skip_saving_checkpoint(trainer):
+            return
+        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
+            self._save_after_validation = True
+        else:
+            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what waited for the validation."""
+        if not self._save_after_validation:
+            super().on_validation_end(trainer, pl_module)
+            return
+        self._save_after_validation = False
+        if not self._should_skip_saving_checkpoint(trainer):
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))

@@ -33,7 +33,7 @@ class RunChecks(Callback):
         """Compare the number of updates with what the averages need."""
         self._first_bad = torch.tensor(-1, device=pl_module.device)
         updates = trainer.estimated_stepping_batches
-        if updates < 5 / (1 - self.ema_decay):
+        if self.ema_decay and updates < 5 / (1 - self.ema_decay):
             rank_zero_warn(
                 f"`ema_decay` {self.ema_decay} averages over more updates than this run has "
                 f"({updates}): evaluation would lag behind. "
@@ -42,8 +42,8 @@ class RunChecks(Callback):
         self._warn_of_momenta(pl_module, updates)
 
     def _warn_of_momenta(self, pl_module: LightningModule, updates: float) -> None:
-        layers = [layer for layer in pl_module.modules() if isinstance(layer, _BATCH_NORM)]
-        momenta = [layer.momentum for layer in layers if layer.momentum]
+        norms = [layer for layer in pl_module.modules() if isinstance(layer, _BATCH_NORM)]
+        momenta = [layer.momentum for layer in norms if layer.momentum and layer.training]
         if momenta and updates < 5 / min(momenta):
             rank_zero_warn(
                 f"BatchNorm momentum {min(momenta)} needs more updates than this run has "
@@ -59,7 +59,13 @@ class RunChecks(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Note a bad loss; look at the note as often as values are logged."""
+        """Note a bad loss; look at the note as often as values are logged.
+
+        After the last update, end the run in the way that makes Lightning validate first, however
+        the interval between validations divides the run.
+        """
+        if trainer.global_step == trainer.estimated_stepping_batches:
+            trainer.should_stop = True
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         if loss is None:
             return
@@ -67,7 +73,8 @@ class RunChecks(Callback):
         first = self._first_bad
         assert first is not None
         self._first_bad = torch.where((first < 0) & ~loss.isfinite().all(), step, first)
-        if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        interval = trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
+        if (step + 1) % interval == 0:
             self._stop_if_bad(trainer)
 
     def on_load_checkpoint(

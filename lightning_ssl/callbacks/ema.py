@@ -1,45 +1,118 @@
 """Averaged weights for evaluation."""
 
+from functools import reduce
+from itertools import chain
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 
 class EMA(WeightAveraging):
     """Exponential moving average of the parameters, updated after each optimizer update.
 
-    BatchNorm statistics and other buffers are copied, not averaged, as in FixMatch's code. The
-    average is kept in float32 at least, where half precision would round its small steps away, and
-    all parameters are averaged by one fused operation.
+    It starts as a copy of the weights that training starts from. BatchNorm statistics and other
+    buffers are copied, not averaged, as in FixMatch's code. The average is kept in float32 at
+    least, where half precision would round its small steps away.
 
     Args:
         decay: Weight of the old average, in [0, 1).
     """
 
     def __init__(self, decay: float) -> None:
-        average = get_ema_multi_avg_fn(decay)
+        super().__init__(use_buffers=False)
+        self.decay = decay
+        self._parameters: tuple[list[Tensor], list[Tensor]] = ([], [])
+        # The trained weights while the averaged ones are evaluated in their place.
+        self._trained: dict[str, Tensor] | None = None
 
-        def average_all(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-            same = [new.to(old.dtype) for old, new in zip(averaged, current, strict=True)]
-            average(averaged, same, count)
-
-        super().__init__(use_buffers=False, multi_avg_fn=average_all)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the module; its weights are copied in ``on_fit_start``, when they are final."""
+        super().setup(trainer, pl_module, stage)
+        self._trained = None  # where a fit before was interrupted in its validation
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the module: it was copied before it moved to its device and precision.
+        """Follow the module: it was copied before it loaded weights, moved and was converted.
 
         Left where it was, every update would carry all weights from the device to the host.
         """
-        assert self._average_model is not None
+        average = self._average_model
+        assert average is not None
         dtype = torch.promote_types(pl_module.dtype, torch.float32)  # type: ignore[arg-type]
-        self._average_model.to(device=pl_module.device, dtype=dtype)
-        # The counter is read in every update; on the device the host would wait for it.
-        self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+        average.to(device=pl_module.device, dtype=dtype)
+        # Counted on the host; adding to it on the device would cost a launch in every update.
+        average.n_averaged = average.n_averaged.cpu()
+        self._parameters = ([*average.module.parameters()], [*pl_module.parameters()])
+        if average.n_averaged == 0:  # not restored
+            with torch.no_grad():
+                torch._foreach_copy_(*self._parameters)
+            self._copy_buffers(pl_module)
+            average.n_averaged += 1
+            self._latest_update_step = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Average once per optimizer update.
+
+        ``AveragedModel.update_parameters`` would make the host wait for the device.
+        """
+        if trainer.global_step <= self._latest_update_step:
+            return
+        assert self._average_model is not None
+        averaged, current = self._parameters
+        with torch.no_grad():
+            same = [new.to(old.dtype) for old, new in zip(averaged, current, strict=True)]
+            torch._foreach_lerp_(averaged, same, 1 - self.decay)
+        self._copy_buffers(pl_module)
+        self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
+
+    def _copy_buffers(self, pl_module: LightningModule) -> None:
+        # Listed each time: a module may assign a new tensor to its buffer.
+        assert self._average_model is not None
+        pairs = zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True)
+        with torch.no_grad():
+            for old, new in pairs:
+                old.copy_(new)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the average while fitting; after that the module holds what is asked for."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the trained weights."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        # The parent exchanges the two, which would round the average to half precision.
+        if self._trained is None:
+            self._trained = {name: value.clone() for name, value in _tensors(pl_module).items()}
+            self._copy_average_to_current(pl_module)
+        else:
+            with torch.no_grad():
+                for name, value in _tensors(pl_module).items():
+                    value.copy_(self._trained[name])
+            self._trained = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store both; inside a validation the module itself holds the average."""
+        if self._trained is not None:
+            state = checkpoint["state_dict"].items()
+            checkpoint["state_dict"] = {n: self._trained.get(n, value) for n, value in state}
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -49,5 +122,17 @@ class EMA(WeightAveraging):
         A trainer that tests a checkpoint after fitting still holds this callback; the parent would
         then put the trained weights in place of the averaged ones.
         """
-        if trainer.state.fn == TrainerFn.FITTING:
-            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        assert self._average_model is not None
+        # The module is converted after loading; float64 must not pass through float32.
+        values = checkpoint["state_dict"].values()
+        dtypes = [value.dtype for value in values if value.is_floating_point()]
+        self._average_model.to(dtype=reduce(torch.promote_types, dtypes, torch.float32))
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names, as in the state dict."""
+    named = (module.named_parameters, module.named_buffers)
+    return dict(chain.from_iterable(list_(remove_duplicate=False) for list_ in named))

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 
 class PredictionWriter(Callback):
-    """Write ``path,label,probability`` for every predicted image, in the order of the data.
+    """Write ``path,label,probability`` for every image, in the order of the data.
+
+    An unreadable image gets an empty label and probability (and a row of NaN as its embedding).
 
     Each process writes its own part; the first one merges them, so a run on any number of
     processes gives the same file. The file appears only when it is complete.
@@ -70,11 +72,10 @@ class PredictionWriter(Callback):
             files = [self._part_file(rank) for rank in range(trainer.world_size)]
             parts = [torch.load(file, weights_only=True) for file in files]
             merged = _concatenate([part for part in parts if part])
-            order = merged["index"].argsort()
-            self._write({name: value[order] for name, value in merged.items()}, trainer.datamodule)  # type: ignore[attr-defined]
+            self._write(merged, trainer.datamodule)  # type: ignore[attr-defined]
             for file in files:
                 file.unlink()
-            rank_zero_info(f"Predictions of {len(order)} images: {self.path}")
+            rank_zero_info(f"Predictions: {self.path}")
         trainer.strategy.barrier()
 
     def _part_file(self, rank: int) -> Path:
@@ -84,22 +85,27 @@ class PredictionWriter(Callback):
         # Another project's datamodule knows neither: positions and class numbers stand in.
         name = getattr(datamodule, "predict_name", str)
         classes = getattr(datamodule, "classes", None)
+        total = getattr(datamodule, "num_predicted", len(merged["index"]))
+        label = torch.full((total,), -1).scatter_(0, merged["index"], merged["label"]).tolist()
+        probability = torch.zeros(total).scatter_(0, merged["index"], merged["probability"].float())
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         with temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("path", "label", "probability"))
-            for index, label, probability in zip(
-                merged["index"].tolist(),
-                merged["label"].tolist(),
-                merged["probability"].tolist(),
-                strict=True,
-            ):
-                row = (name(index), classes[label] if classes else label, f"{probability:.6f}")
-                writer.writerow(row)
+            for index, (number, chance) in enumerate(zip(label, probability.tolist(), strict=True)):
+                known = (classes[number] if classes else number, f"{chance:.6f}")
+                writer.writerow((name(index), *(known if number >= 0 else ("", ""))))
+        unreadable = [name(index) for index, number in enumerate(label) if number < 0]
+        if unreadable:
+            rank_zero_warn(
+                f"{len(unreadable)} of {total} images could not be read; their labels are empty. "
+                f"The first: {', '.join(unreadable[:5])}."
+            )
         if self.embeddings:
             array = self.path.with_suffix(".npy")
             with array.with_name(f".{array.name}.tmp").open("wb") as binary:
-                np.save(binary, merged["embedding"].numpy())
+                rows = torch.full((total, merged["embedding"].shape[1]), torch.nan)
+                np.save(binary, rows.index_copy_(0, merged["index"], merged["embedding"]).numpy())
             os.replace(binary.name, array)
         os.replace(temporary, self.path)
 

@@ -26,7 +26,7 @@ def quickstart(
     weak view, averaging and number of updates; a seed sets split, initialisation and order.
 
     Args:
-        output: Folder of the results; runs of an earlier quickstart in it are replaced.
+        output: Folder of the results; runs of the same method, labels and seed in it are replaced.
         num_labels: Labelled images, of 1,437.
         seeds: Number of seeds.
         max_steps: Optimizer updates of each run.
@@ -36,15 +36,19 @@ def quickstart(
     rows: list[dict[str, Any]] = []
     for method in _METHODS:
         for seed in range(seeds):
-            run_dir = folder / f"{method}_{num_labels}_{seed}"
+            run_dir = _run_dir(folder, method, num_labels, seed)
             shutil.rmtree(run_dir, ignore_errors=True)
             rows.append(_train(method, num_labels, seed, max_steps, run_dir))
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+    # Not by a pattern: an earlier quickstart may have left further seeds.
     runs = {
-        method: sorted(folder.glob(f"{method}_{num_labels}_*/csv/version_0/metrics.csv"))
+        method: [
+            _run_dir(folder, method, num_labels, seed) / "csv" / "version_0" / "metrics.csv"
+            for seed in range(seeds)
+        ]
         for method in _METHODS
     }
     panels = {
@@ -56,6 +60,10 @@ def quickstart(
     _draw_views(folder / "views.png")
     Console().print(_summary(rows))
     Console().print(f"Written to {folder}: results.csv, curves.png, views.png", soft_wrap=True)
+
+
+def _run_dir(folder: Path, method: str, num_labels: int, seed: int) -> Path:
+    return folder / f"{method}_{num_labels}_{seed}"
 
 
 def _train(

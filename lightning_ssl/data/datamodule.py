@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_ssl.augment import Normalize, Views
+from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.data.described import DescribedData
 from lightning_ssl.data.draw import DrawViews
@@ -109,7 +109,7 @@ class SSLDataModule(DescribedData):
             self.image_size,
             mean=self.mean,
             std=self.std,
-            hflip=self.source.hflip,
+            hflip=self.source.hflip if self.hflip is None else self.hflip,
             overrides=self.view_transforms,
             seed=self.seed,
         )
@@ -119,10 +119,15 @@ class SSLDataModule(DescribedData):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
+        watched = "test" if self.source.val is None else "val"
+        if getattr(self.source, watched) is not None:
+            self._read(watched)  # a broken image is found now, not when training has begun
         fetch = TrainFetch(plan, self.split, self._read("train"), views, self.image_size)
-        self._draw_views = DrawViews(fetch, views)
+        custom = any(not isinstance(t, Transform) for t in self.view_transforms.values())
+        self._draw_views = DrawViews(fetch, views, custom)
         folder = trainer.log_dir  # a broadcast: every process has to ask
-        if trainer.loggers and folder and trainer.is_global_zero:
+        stored = trainer.loggers or trainer.checkpoint_callbacks
+        if stored and folder and trainer.is_global_zero:
             Path(folder).mkdir(parents=True, exist_ok=True)
             save_split(Path(folder) / "split.json", self.split, len(self.source.train))
 
@@ -146,7 +151,9 @@ class SSLDataModule(DescribedData):
                 if size <= _RESIDENT_SIDE and fits:
                     images = images.load(size, replace_ok=self._replaceable(part))
                 elif part == "train":
-                    check_readable(images, self.split.labeled)
+                    check_readable(images, torch.cat([self.split.labeled, self.split.val]))
+                elif part != "predict":
+                    check_readable(images, torch.arange(len(images)))
             self._images[part] = images
         return self._images[part]
 
@@ -182,11 +189,21 @@ class SSLDataModule(DescribedData):
         return int(counted.ready)
 
     def _count_steps(self) -> int:
+        """Steps of an epoch, whole updates: Lightning begins a new accumulation with each epoch."""
+        accumulated = self._attached_trainer.accumulate_grad_batches
         if isinstance(self.steps_per_epoch, int):
+            if self.steps_per_epoch % accumulated:
+                raise ValueError(
+                    "`data.steps_per_epoch` must be a multiple of "
+                    f"`trainer.accumulate_grad_batches` ({accumulated}), "
+                    f"got {self.steps_per_epoch}."
+                )
             return self.steps_per_epoch
         if self.steps_per_epoch == "labeled" or not self.num_unlabeled:
-            return max(1, self.num_labeled // self.batch_size)
-        return max(1, self.num_unlabeled // self.unlabeled_batch_size)
+            steps = self.num_labeled // self.batch_size
+        else:
+            steps = self.num_unlabeled // self.unlabeled_batch_size
+        return max(1, steps // accumulated) * accumulated
 
     def val_dataloader(self) -> EvaluationLoader | list[Any]:
         """Validation images; without any, the test images, reported and never selected on."""
@@ -215,6 +232,11 @@ class SSLDataModule(DescribedData):
         else:
             raise ValueError(f"`data.dataset` '{self.dataset}' has no test images to predict.")
         return self._evaluation("predict", "predict")
+
+    @property
+    def num_predicted(self) -> int:
+        """Number of images of the predicted set, unreadable ones included."""
+        return len(self._images["predict"])
 
     def predict_name(self, index: int) -> str:
         """What a predicted image is called: its path, or its index.
@@ -248,7 +270,9 @@ class SSLDataModule(DescribedData):
             return self.num_workers
         if isinstance(images, ResidentImages):
             return 0
-        return min(8, len(os.sched_getaffinity(0)))
+        # Not every system can tell the processors of a process from those of the machine.
+        affinity = getattr(os, "sched_getaffinity", None)
+        return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
     @property
     def _pin_memory(self) -> bool:

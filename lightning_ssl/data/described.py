@@ -42,6 +42,8 @@ class DescribedData(pl.LightningDataModule):
         std: Standard deviation per channel of pixels in [0, 1]; null likewise.
         extra: Whether SVHN's extra images are training images too.
         fold: Which of STL-10's ten predefined folds is labelled; null for all labels.
+        hflip: Whether a mirrored image keeps its class (not so for signs, text and digits); null
+            for what is known of the data, which is yes for ``folder`` and ``csv``.
         seed: Seed of the split, the order and the views; null for ``seed_everything``'s.
     """
 
@@ -65,6 +67,7 @@ class DescribedData(pl.LightningDataModule):
         std: list[float] | None = None,
         extra: bool = False,
         fold: int | None = None,
+        hflip: bool | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -85,7 +88,7 @@ class DescribedData(pl.LightningDataModule):
         }
         self.in_channels = in_channels
         self.normalize = normalize
-        self.extra, self.fold = extra, fold
+        self.extra, self.fold, self.hflip = extra, fold, hflip
         self.seed = global_seed() if seed is None else seed
         self.view_transforms: dict[str, nn.Module] = {}
         self._given_classes, self._given_size = classes, image_size
@@ -202,7 +205,7 @@ class DescribedData(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing, in one process."""
-        if self._source is None and self._given_classes is None:
+        if self._source is None:
             prepare_source(self.dataset, self.root, download=self.download, extra=self.extra)
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_ssl.augment import Views
 from lightning_ssl.data.fetch import TrainFetch
 from lightning_ssl.data.images import ResidentImages
+from lightning_ssl.seeding import derive_seed
 from lightning_ssl.types import Batch, Samples
 
 
@@ -15,11 +16,14 @@ class DrawViews:
     Args:
         fetch: What made the batches.
         views: The views of each stream.
+        custom: Whether a view is a function of the user's own. Such a one draws from the global
+            generator, which is then seeded by seed, stream, step and rank, so that it resumes too.
     """
 
-    def __init__(self, fetch: TrainFetch, views: Views) -> None:
+    def __init__(self, fetch: TrainFetch, views: Views, custom: bool = False) -> None:
         self.fetch = fetch
         self.views = views
+        self.custom = custom
         self._on_device: dict[str, Tensor] = {}
 
     def __call__(self, batch: Batch, dtype: torch.dtype) -> Batch:
@@ -38,6 +42,9 @@ class DrawViews:
 
     def _draw(self, stream: str, samples: Samples, step: int, dtype: torch.dtype) -> Samples:
         plan = self.fetch.plan
+        if self.custom:
+            keys = (self.views.seed, "custom views", stream, step, plan.rank)
+            torch.manual_seed(derive_seed(*keys))
         views, drawn = self.views(
             stream,
             self._pixels(stream, samples),

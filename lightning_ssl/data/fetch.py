@@ -167,15 +167,25 @@ class EvaluationFetch:
 
         Returns:
             Images ``(B, C, H, W)`` uint8, targets ``(B,)`` int64 (unless predicting), indices.
+            When predicting, unreadable images are left out.
         """
         if isinstance(self.images, FileImages):
-            shape = (len(indices), self.images.channels, self.size, self.size)
-            pixels = torch.empty(shape, dtype=torch.uint8)  # also of no images
-            for out, index in zip(pixels, indices.tolist(), strict=True):
-                out.copy_(to_tensor(resize_center(self.images.decode(index), self.size)))
+            pixels, indices = self._decode(self.images, indices)
         else:
             assert isinstance(self.images, ResidentImages)
             pixels = self.images.pixels[indices]
         if self.with_target:
             return pixels, self.images.targets[indices], indices
         return pixels, indices
+
+    def _decode(self, images: FileImages, indices: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (len(indices), images.channels, self.size, self.size)
+        pixels, readable = torch.empty(shape, dtype=torch.uint8), []
+        for row, index in enumerate(indices.tolist()):
+            try:
+                pixels[row] = to_tensor(resize_center(images.decode(index), self.size))
+                readable.append(row)
+            except BrokenImageError:
+                if self.with_target:  # a metric over fewer images would be another metric
+                    raise
+        return pixels[readable], indices[readable]

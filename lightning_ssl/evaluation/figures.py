@@ -30,7 +30,8 @@ def draw_curves(runs: Mapping[str, Sequence[Path]], names: Mapping[str, str], pa
     """Draw the learning curves of several runs per method: each run thin, their mean thick.
 
     Args:
-        runs: Method to the ``metrics.csv`` files of its runs, logged at the same updates.
+        runs: Method to the ``metrics.csv`` files of its runs; the mean is over the updates that all
+            of them logged and over the values that are numbers.
         names: Logged name to the title of its panel.
         path: The PNG file.
     """
@@ -44,13 +45,20 @@ def draw_curves(runs: Mapping[str, Sequence[Path]], names: Mapping[str, str], pa
             for steps, values in curves:
                 panel.plot(steps, values, color=f"C{number}", alpha=0.3, linewidth=1)
             if curves:
-                mean = torch.tensor([values for _, values in curves]).mean(dim=0)
-                panel.plot(curves[0][0], mean, color=f"C{number}", label=method, linewidth=2)
+                panel.plot(*_mean(curves), color=f"C{number}", label=method, linewidth=2)
         panel.set(title=title, xlabel="optimizer updates")
         panel.grid(alpha=0.3)
         if panel.lines:
             panel.legend()
     figure.savefig(path, dpi=120)
+
+
+def _mean(curves: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int], list[float]]:
+    found = [dict(zip(*curve, strict=True)) for curve in curves]
+    common = [step for step in found[0] if all(step in values for values in found)]
+    # NaN says that there was nothing to measure, as where no pseudo-label was kept.
+    values = torch.tensor([[values[step] for step in common] for values in found])
+    return common, values.nanmean(dim=0).tolist()
 
 
 def draw_views(images: Tensor, views: Views, stream: str, path: Path) -> None:
@@ -73,6 +81,6 @@ def draw_views(images: Tensor, views: Views, stream: str, path: Path) -> None:
     for column, (name, pictures) in enumerate(columns):
         axes[0, column].set_title(name, fontsize=9)
         for row, picture in enumerate(pictures):
-            axes[row, column].imshow(picture.clamp(0, 1).permute(1, 2, 0), cmap="gray")
+            axes[row, column].imshow(picture.clamp(0, 1).permute(1, 2, 0).numpy(), cmap="gray")
             axes[row, column].axis("off")
     figure.savefig(path, dpi=100)

@@ -177,7 +177,7 @@ class SSLModule(pl.LightningModule, ABC):
         averages: list[pl.Callback] = (
             [] if averaged or not self.ema_decay else [EMA(self.ema_decay)]
         )
-        return averages if checked else [RunChecks(self.ema_decay), *averages]
+        return averages if checked else [RunChecks(0 if averaged else self.ema_decay), *averages]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make all randomness of the step a function of (seed, step, rank); log the rate.
@@ -190,9 +190,15 @@ class SSLModule(pl.LightningModule, ABC):
         if batch.step is not None:
             keys = (global_seed(), "step", int(batch.step), self.global_rank)
             torch.manual_seed(derive_seed(*keys))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self._log_rate()
 
     # Logging
+
+    def _log_rate(self) -> None:
+        """Log the learning rate in the steps that are written: a number has to reach the device."""
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if interval and (self.trainer.fit_loop.total_batch_idx + 1) % interval == 0:
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log with the labelled batch size, which Lightning cannot see in nested views."""
@@ -272,9 +278,14 @@ class SSLModule(pl.LightningModule, ABC):
         # The command line also records what the data offers and this method does not take.
         parents: Any = type(self).__mro__
         taken = {name for parent in parents for name in signature(parent.__init__).parameters}
+        recorded = checkpoint.get(key, {})
+        options = recorded.get("backbone_args")
+        if options and options.get("pretrained"):
+            # The checkpoint has the weights; building from it shall not download them again.
+            recorded = {**recorded, "backbone_args": {**options, "pretrained": False}}
         checkpoint[key] = {
             name: asdict(value) if isinstance(value, (Optimizer, Schedule)) else value
-            for name, value in checkpoint.get(key, {}).items()
+            for name, value in recorded.items()
             if name in taken or name.startswith("_")
         }
 
@@ -284,6 +295,9 @@ class SSLModule(pl.LightningModule, ABC):
         Raises:
             ValueError: If another method wrote it.
         """
+        if self._trainer is not None and self._trainer.precision == "64-true":
+            # Lightning converts the module only after this, and float32 would round the weights.
+            self.double()
         own = type(self).__qualname__
         method = checkpoint.get("method", own).rpartition(".")[2]
         if method != own:

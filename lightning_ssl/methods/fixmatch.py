@@ -57,7 +57,7 @@ class FixMatch(SSLModule):
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
         loss = loss_x + self.lambda_u * loss_u
 
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         self.log_dict({"train/loss_x": loss_x, "train/loss_u": loss_u})
         self.log_pseudo_labels(probs, mask, u.hidden_target)
         return loss

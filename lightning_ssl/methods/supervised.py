@@ -55,7 +55,7 @@ class Supervised(SSLModule):
         labeled = as_batch(batch).labeled
         (logits,) = self.forward_together(labeled.views["weak"])
         loss = cross_entropy(logits[0], labeled.target)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     def train(self, mode: bool = True) -> "Supervised":
