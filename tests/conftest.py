@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from ranks import Ranks
 
 torch.set_num_threads(1)  # the networks here are too small for two

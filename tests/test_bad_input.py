@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import SMALL, fit, load
 
 from lightning_ssl.cli import main
+
+from runs import SMALL, fit, load
 
 
 def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from probes import Record
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
-from runs import SMALL, differences, fit, load
 
 from lightning_ssl.callbacks import EMA
 from lightning_ssl.cli import run
 from lightning_ssl.data import SSLDataModule, from_arrays
 from lightning_ssl.evaluation import evaluation_metrics
 from lightning_ssl.methods import FixMatch
+
+from probes import Record
+from runs import SMALL, differences, fit, load
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
-from runs import differences, fit, load
 
 from lightning_ssl.callbacks import EMA, UpdateProgressBar, progress
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.methods import Supervised
+
+from runs import differences, fit, load
 
 STATES = ("state_dict", "current_model_state", "averaging_state")
 State = dict[str, torch.Tensor]

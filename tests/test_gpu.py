@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
-from runs import SMALL, load
 
 from lightning_ssl.augment import Views
 from lightning_ssl.callbacks import EMA, UpdateProgressBar, progress
 from lightning_ssl.cli import run
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.methods import FixMatch
+
+from runs import SMALL, load
 
 pytestmark = pytest.mark.gpu
 STREAMS = {

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from runs import SMALL, differences, fit, load
 
 from lightning_ssl import methods
 from lightning_ssl.cli import run
+
+from runs import SMALL, differences, fit, load
 
 
 @dataclass(frozen=True)

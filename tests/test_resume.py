@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import SMALL, differences, fit, load
 
 from lightning_ssl.cli import main
+
+from runs import SMALL, differences, fit, load
 
 STATES = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 EACH = ("--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",

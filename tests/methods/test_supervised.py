@@ -3,11 +3,12 @@
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from runs import differences, fit, load
 
 from lightning_ssl.methods import Supervised
 from lightning_ssl.models import MLPHead
 from lightning_ssl.types import Batch, Samples
+
+from runs import differences, fit, load
 
 
 def test_the_loss_is_the_mean_cross_entropy() -> None:
