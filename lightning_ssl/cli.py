@@ -26,7 +26,7 @@ from lightning_ssl.cli_configs import CONFIGS, find_config
 from lightning_ssl.cli_errors import USER_ERRORS, explain, parameters
 from lightning_ssl.commands import COMMANDS
 from lightning_ssl.methods import SSLModule
-from lightning_ssl.models import WideResNet
+from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
 from lightning_ssl.optim import Optimizer, Schedule
 
 _UPDATES = 1000  # of a run that is given no length
@@ -112,10 +112,11 @@ class SSLCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Say so where the default network would meet large photos."""
+        small = (WideResNet, PAWSWideResNet, ResNet20V2)
         size = getattr(self.datamodule, "image_size", 0)
-        if size > 64 and isinstance(self.model.backbone, WideResNet):
+        if size > 64 and isinstance(self.model.backbone, small):
             rank_zero_warn(
-                f"The images have {size} pixels a side, and a wide ResNet keeps that size through "
+                f"The images have {size} pixels a side, and this network keeps that size through "
                 "a third of its layers: choose --model.backbone resnet18 or --data.image_size 64."
             )
 

@@ -1,8 +1,20 @@
 """Backbones, heads and warm starts."""
 
 from lightning_ssl.models.backbones import build_backbone
-from lightning_ssl.models.heads import LinearHead, MLPHead
+from lightning_ssl.models.heads import LinearHead, MLPHead, PredictionHead, ProjectionHead
+from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
+from lightning_ssl.models.resnet_v2 import ResNet20V2
 from lightning_ssl.models.weights import load_weights
 from lightning_ssl.models.wide_resnet import WideResNet
 
-__all__ = ["LinearHead", "MLPHead", "WideResNet", "build_backbone", "load_weights"]
+__all__ = [
+    "LinearHead",
+    "MLPHead",
+    "PAWSWideResNet",
+    "PredictionHead",
+    "ProjectionHead",
+    "ResNet20V2",
+    "WideResNet",
+    "build_backbone",
+    "load_weights",
+]

@@ -1,4 +1,4 @@
-"""Backbones by name: own Wide ResNets, torchvision's ResNets, everything in timm."""
+"""Backbones by name: own networks, torchvision's ResNets, everything in timm."""
 
 import difflib
 import inspect
@@ -8,9 +8,13 @@ from typing import Any, cast
 import torchvision
 from torch import nn
 
+from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
+from lightning_ssl.models.resnet_v2 import ResNet20V2
 from lightning_ssl.models.wide_resnet import WideResNet
+from lightning_ssl.models.wider_resnet import WiderResNet50
 
-_COMMON_WRN = ("wrn_10_1", "wrn_16_1", "wrn_28_2", "wrn_28_8", "wrn_37_2")
+_COMMON_WRN = ("wrn_10_1", "wrn_16_1", "wrn_28_2", "wrn_28_8", "wrn_37_2", "paws_wrn_28_2")
+_WIDER = {"resnet50w2": 2, "resnet50w4": 4}
 _RESNETS = tuple(
     name
     for name in torchvision.models.list_models(module=torchvision.models)
@@ -24,16 +28,20 @@ def build_backbone(
     """Build a network that turns images ``(B, in_channels, H, W)`` into pooled features.
 
     Args:
-        name: ``wrn_<depth>_<width>`` (:class:`~lightning_ssl.models.WideResNet`), a torchvision
-            ResNet such as ``resnet50`` or ``wide_resnet50_2``, or ``timm/<name>``.
+        name: ``wrn_<depth>_<width>`` (:class:`~lightning_ssl.models.WideResNet`),
+            ``paws_wrn_<depth>_<width>`` (:class:`~lightning_ssl.models.PAWSWideResNet`),
+            ``resnet20_v2`` (:class:`~lightning_ssl.models.ResNet20V2`), a torchvision ResNet such
+            as ``resnet50`` or ``wide_resnet50_2``, ``resnet50w2`` or ``resnet50w4`` (a ResNet-50
+            with two or four times the channels everywhere, the stem included, as in PAWS), or
+            ``timm/<name>``.
         in_channels: Channels of the images.
         pretrained: Whether to start from the library's default weights (downloaded). With other
             than 3 channels the stem's are their sum over colours divided by the channels, so
             that a grey image copied into all channels has the same response.
-        **options: For ``wrn_*`` those of :class:`~lightning_ssl.models.WideResNet`. For ResNets
-            ``small_stem`` (3x3 stem with stride 1 and no max-pooling, for images up to 64 px;
-            never pretrained) and ``bn_momentum``. For timm ``bn_momentum`` and what the model's
-            constructor takes, such as ``img_size`` for a transformer.
+        **options: For ``wrn_*``, ``paws_wrn_*`` and ``resnet20_v2`` those of their classes. For
+            other ResNets ``small_stem`` (3x3 stem with stride 1 and no max-pooling, for images up
+            to 64 px; never pretrained) and ``bn_momentum``. For timm ``bn_momentum`` and what the
+            model's constructor takes, such as ``img_size`` for a transformer.
 
     Returns:
         A module with ``num_features`` whose ``forward`` returns ``(B, num_features)``.
@@ -41,12 +49,17 @@ def build_backbone(
     Raises:
         ValueError: If the name or an option is unknown, or there are no pretrained weights.
     """
-    if match := re.fullmatch(r"wrn_(\d+)_(\d+)", name):
-        if pretrained:
-            raise ValueError(f"`pretrained` must be False with the `backbone` {name!r}, got True.")
-        _check_options(name, options, WideResNet, skip=("depth", "width", "in_channels"))
-        return WideResNet(int(match[1]), int(match[2]), in_channels=in_channels, **options)
-    if name in _RESNETS:
+    wrn = re.fullmatch(r"(paws_)?wrn_(\d+)_(\d+)", name)
+    if pretrained and (wrn or name == "resnet20_v2" or name in _WIDER):
+        raise ValueError(f"`pretrained` must be False with the `backbone` {name!r}, got True.")
+    if wrn:
+        network = PAWSWideResNet if wrn[1] else WideResNet
+        _check_options(name, options, network, skip=("depth", "width", "in_channels"))
+        return network(int(wrn[2]), int(wrn[3]), in_channels=in_channels, **options)
+    if name == "resnet20_v2":
+        _check_options(name, options, ResNet20V2, skip=("in_channels",))
+        return ResNet20V2(in_channels=in_channels, **options)
+    if name in (*_WIDER, *_RESNETS):
         _check_options(name, options, _resnet, skip=("name", "in_channels", "pretrained"))
         return _resnet(name, in_channels, pretrained, **options)
     if name.startswith("timm/"):
@@ -68,14 +81,16 @@ def _check_options(
 def _unknown(name: str) -> ValueError:
     import timm  # slow to import, and most runs do not need it
 
-    candidates = [*_COMMON_WRN, *_RESNETS, *(f"timm/{model}" for model in timm.list_models())]
+    own = [*_COMMON_WRN, *_WIDER, "resnet20_v2"]
+    candidates = [*own, *_RESNETS, *(f"timm/{model}" for model in timm.list_models())]
     near = difflib.get_close_matches(name, candidates, n=3)
     bare = f"timm/{name}"
     if bare in candidates:
         near = [bare, *(model for model in near if model != bare)]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(
-        "`backbone` must be 'wrn_<depth>_<width>' (such as 'wrn_28_2'), one of torchvision's "
+        "`backbone` must be 'wrn_<depth>_<width>' (such as 'wrn_28_2'), "
+        f"'paws_wrn_<depth>_<width>', one of {(*_WIDER, 'resnet20_v2')}, one of torchvision's "
         f"{_RESNETS}, or 'timm/<name>', got {name!r}.{hint}"
     )
 
@@ -93,7 +108,10 @@ def _resnet(
     small_stem: bool = False,
     bn_momentum: float = 0.1,
 ) -> nn.Module:
-    model: Any = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    if name in _WIDER:
+        model: Any = WiderResNet50(_WIDER[name])
+    else:
+        model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
     model.num_features, model.fc = model.fc.in_features, nn.Identity()
     stem = model.conv1
     if small_stem:

@@ -9,18 +9,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-Norm = Literal["batch", "none"]
+from lightning_ssl.models.norms import Norm, activate, norm_2d
 
-
-def _norm(channels: int, norm: Norm, eps: float, momentum: float) -> nn.Module:
-    if norm == "none":
-        return nn.Identity()
-    return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
-
-
-def _activate(norm: nn.Module, x: Tensor) -> Tensor:
-    # In place, one tensor less is kept for backward; but after an identity it would overwrite `x`.
-    return leaky_relu(norm(x), 0.1, inplace=not isinstance(norm, nn.Identity))
+_leaky = partial(leaky_relu, negative_slope=0.1)
 
 
 class _Block(nn.Module):
@@ -53,8 +44,8 @@ class _Block(nn.Module):
             self.bn1.requires_grad_(False)  # out of the graph: plain DDP would wait for it
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = x if self.raw else _activate(self.bn1, x)
-        out: Tensor = self.conv2(_activate(self.bn2, self.conv1(activated)))
+        activated = x if self.raw else activate(self.bn1, x, _leaky)
+        out: Tensor = self.conv2(activate(self.bn2, self.conv1(activated), _leaky))
         residual: Tensor = self.shortcut(activated if self.shared else x)
         return out + residual
 
@@ -108,8 +99,8 @@ class WideResNet(nn.Module):
         """Build the layers."""
         super().__init__()
         groups, blocks = _groups_and_blocks(depth)
-        _check_options(width, conv_bias, norm)
-        make_norm = partial(_norm, norm=norm, eps=bn_eps, momentum=bn_momentum)
+        _check_options(width, conv_bias)
+        make_norm = partial(norm_2d, norm=norm, eps=bn_eps, momentum=bn_momentum)
         channels = [16] + [16 * width * 2**g for g in range(groups)]
         self.num_features = channels[-1]
         self.stem = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=conv_bias != "none")
@@ -140,7 +131,7 @@ class WideResNet(nn.Module):
         Returns:
             Features ``(B, num_features)``.
         """
-        return _activate(self.bn, self.groups(self.stem(x))).mean(dim=(2, 3))
+        return activate(self.bn, self.groups(self.stem(x)), _leaky).mean(dim=(2, 3))
 
 
 def _init_conv(module: nn.Module) -> None:
@@ -163,10 +154,8 @@ def _groups_and_blocks(depth: int) -> tuple[int, int]:
     )
 
 
-def _check_options(width: int, conv_bias: str, norm: str) -> None:
+def _check_options(width: int, conv_bias: str) -> None:
     if width < 1:
         raise ValueError(f"`width` of a `backbone` 'wrn_<depth>_<width>' must be > 0, got {width}.")
     if conv_bias not in ("stem", "all", "none"):
         raise ValueError(f"`conv_bias` must be one of ('stem', 'all', 'none'), got {conv_bias!r}.")
-    if norm not in ("batch", "none"):
-        raise ValueError(f"`norm` must be one of ('batch', 'none'), got {norm!r}.")
