@@ -115,6 +115,37 @@ def test_warm_start_begins_with_the_given_weights() -> None:
     assert differences(start, load("a")["state_dict"]) == []
 
 
+def test_other_weights_are_where_a_module_starts_not_where_it_returns_to() -> None:
+    fit("Supervised", "a", 2)
+    data = SSLDataModule("digits", batch_size=4, unlabeled_batch_size=8)
+    module = FixMatch(10, backbone="wrn_10_1", weights="a/checkpoints/last.ckpt", ema_decay=0)
+    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(max_steps=3, **quiet)
+    trainer.fit(module, data)
+    trained = {name: value.clone() for name, value in module.state_dict().items()}
+    assert differences(trained, load("a")["state_dict"]) != []
+    trainer.test(module, data, verbose=False)
+    Trainer(**quiet).validate(module, data, verbose=False)
+    assert differences(trained, dict(module.state_dict())) == []
+
+    # A checkpoint of the run needs that file no more.
+    Path("a/checkpoints/last.ckpt").unlink()
+    (file,) = Path("checkpoints").glob("*.ckpt")
+    again = FixMatch.load_from_checkpoint(file)
+    Trainer(**quiet).test(again, data, verbose=False)
+    assert differences(trained, dict(again.state_dict())) == []
+
+
+def test_a_run_from_other_weights_resumes_without_their_file() -> None:
+    fit("Supervised", "a", 2)
+    fit("FixMatch", "b", 2, "--model.weights", "a/checkpoints/last.ckpt")
+    Path("a/checkpoints/last.ckpt").unlink()
+    checkpoint = ("--ckpt_path", "b/checkpoints/last.ckpt", "--trainer.accelerator", "cpu")
+    run(["test", *checkpoint])
+    cli = run(["fit", *checkpoint, "--run_dir", "c", "--trainer.max_steps", "3"])
+    assert cli.trainer.global_step == 3
+
+
 def test_short_runs_are_told_about_their_averages() -> None:
     with pytest.warns(UserWarning, match=r"`ema_decay` 0.99 .* \(5\)"):
         fit("Supervised", "a", 5)

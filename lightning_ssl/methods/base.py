@@ -44,7 +44,8 @@ class SSLModule(pl.LightningModule, ABC):
         schedule: Learning-rate schedule, counted in optimizer updates.
         ema_decay: Decay of the averaged weights used for evaluation, in [0, 1); 0 evaluates the
             trained weights themselves.
-        weights: Checkpoint or state dict to start from.
+        weights: Checkpoint, state dict or file of the original PAWS code to start from, at the
+            first stage, whichever it is.
         weights_strict: Whether missing, unexpected or mismatched keys of ``weights`` are an error.
 
     Raises:
@@ -143,13 +144,26 @@ class SSLModule(pl.LightningModule, ABC):
     # Fitting
 
     def setup(self, stage: str) -> None:
-        """Start from other weights, if asked to and not resuming.
+        """Start from other weights, if asked to; those of a checkpoint come after and replace them.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
         """
-        if stage == "fit" and self.weights is not None and self.trainer.ckpt_path is None:
-            load_weights(self, self.weights, strict=self.weights_strict)
+        if self.weights is not None:
+            adapt, strict = self.adapt_weights, self.weights_strict
+            load_weights(self, self.weights, strict=strict, adapt=adapt)
+        self.weights = None  # a later stage goes on from what this one leaves
+
+    def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Choose what to take from the file of ``weights``: everything.
+
+        Args:
+            state: Tensors of the file.
+
+        Returns:
+            Tensors by the names they have in this module.
+        """
+        return state
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of the optimizer: weight decay on kernels only."""
@@ -278,10 +292,10 @@ class SSLModule(pl.LightningModule, ABC):
         # The command line also records what the data offers and this method does not take.
         parents: Any = type(self).__mro__
         taken = {name for parent in parents for name in signature(parent.__init__).parameters}
-        recorded = checkpoint.get(key, {})
+        # Building from the checkpoint shall not look for other weights again.
+        recorded = {**checkpoint.get(key, {}), "weights": None}
         options = recorded.get("backbone_args")
         if options and options.get("pretrained"):
-            # The checkpoint has the weights; building from it shall not download them again.
             recorded = {**recorded, "backbone_args": {**options, "pretrained": False}}
         checkpoint[key] = {
             name: asdict(value) if isinstance(value, (Optimizer, Schedule)) else value

@@ -15,6 +15,10 @@ class Supervised(SSLModule):
 
     .. math:: \frac{1}{B} \sum_b H(y_b, p(\alpha(x_b)))
 
+    ``weights`` with a projection head, as after pre-training with PAWS, give their network and,
+    to ``head: mlp``, the first layer of that head. The last layer always starts anew. Weights of a
+    whole classifier are taken as they are.
+
     Reference: the baselines of Zhai et al., 2019, https://arxiv.org/abs/1905.03670, sec. 4; with
     ``head: mlp`` the fine-tuning of Assran et al., 2021, https://arxiv.org/abs/2104.13963.
 
@@ -49,6 +53,29 @@ class Supervised(SSLModule):
     def views(self) -> ViewSpec:
         """One weak view of each labelled image."""
         return {"labeled": {"weak": 1}}
+
+    def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Choose what to start from: the network of a pre-training, or a whole classifier.
+
+        Args:
+            state: Tensors of the file.
+
+        Returns:
+            Tensors by the names they have in this module.
+        """
+        parts = {key.partition(".")[0] for key in state}
+        if "projection" not in parts or "classifier" in parts:
+            return state
+        mlp = isinstance(self.classifier, MLPHead)
+        shared = ("projection.fc1.", "projection.bn1.") if mlp else ()
+        fresh = "classifier.fc2." if mlp else "classifier."
+        taken = {
+            key.replace("projection.", "classifier.") if key.startswith(shared) else key: value
+            for key, value in state.items()
+            if key.startswith(shared) or not key.startswith(("projection.", "prediction."))
+        }
+        own = self.state_dict().items()
+        return taken | {key: value for key, value in own if key.startswith(fresh)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of the labelled images, see :meth:`SSLModule.training_step`."""

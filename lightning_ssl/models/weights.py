@@ -1,7 +1,7 @@
 """Warm start: take the weights of a checkpoint file, and say what did not fit."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_ssl.models.suncet import rename_suncet
+
 # What DistributedDataParallel and torch.compile put before every key.
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
 def load_weights(
-    module: nn.Module, path: str | PathLike[str], *, strict: bool = True, prefix: str = ""
+    module: nn.Module,
+    path: str | PathLike[str],
+    *,
+    strict: bool = True,
+    prefix: str = "",
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> list[str]:
     """Load the weights of a checkpoint file into a module.
 
@@ -22,11 +29,14 @@ def load_weights(
 
     Args:
         module: Takes the weights.
-        path: A Lightning checkpoint, or what ``torch.save(module.state_dict(), path)`` wrote.
-            ``module.`` and ``_orig_mod.`` before every key are removed.
+        path: A Lightning checkpoint, what ``torch.save(module.state_dict(), path)`` wrote, or a
+            checkpoint of the original PAWS code (with an ``encoder``), whose tensors get the names
+            ``backbone``, ``projection``, ``prediction`` and ``classifier``. ``module.`` and
+            ``_orig_mod.`` before every key are removed.
         strict: Whether every tensor of the module and of the file must fit; if not, those that
             fit by name and shape are loaded and the rest is named in a warning.
         prefix: Use only the file's keys that begin with it, without it, such as ``backbone.``.
+        adapt: Turns what is used of the file into what is compared with the module.
 
     Returns:
         Names of the tensors that were loaded.
@@ -36,7 +46,10 @@ def load_weights(
         ValueError: If it is no checkpoint, nothing fits, or, with ``strict``, something does not.
     """
     own = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
-    theirs = _select(_read(Path(path)), prefix)
+    state = _read(Path(path))
+    theirs = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    if adapt is not None:
+        theirs = adapt(theirs)
     shared = [key for key in own if key in theirs]
     fitting = [key for key in shared if own[key].shape == theirs[key].shape]
     report = _report(own, theirs, set(fitting))
@@ -64,7 +77,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"`weights` must be a checkpoint that torch.load opens with weights_only=True, "
             f"got {str(path)!r}: {error}"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    parts = content if isinstance(content, Mapping) else {}
+    is_suncet = isinstance(parts.get("encoder"), Mapping) and "state_dict" not in parts
+    state = parts["encoder"] if is_suncet else parts.get("state_dict", parts)
     tensors = {
         key: value
         for key, value in (state.items() if isinstance(state, Mapping) else ())
@@ -73,17 +88,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not tensors:
         found = tuple(content) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
-            "`weights` must be a file with a 'state_dict', or a state_dict itself, "
+            "`weights` must be a file with a 'state_dict' or an 'encoder', or a state_dict itself, "
             f"got {str(path)!r} with {found}."
         )
-    return tensors
+    tensors = _unwrap(tensors)
+    return rename_suncet(tensors) if is_suncet else tensors
 
 
-def _select(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _unwrap(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for wrapper in _WRAPPERS:
         if all(key.startswith(wrapper) for key in state):
             state = {key.removeprefix(wrapper): value for key, value in state.items()}
-    return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    return state
 
 
 def _report(own: dict[str, Tensor], theirs: dict[str, Tensor], fitting: set[str]) -> str:

@@ -14,6 +14,7 @@ from lightning_ssl.models import (
     ProjectionHead,
     ResNet20V2,
     build_backbone,
+    load_weights,
 )
 
 
@@ -65,6 +66,9 @@ class Restated:
     def conv(self, name, x, stride=1, pad=0):
         state = self.state
         return functional.conv2d(x, state[name + ".weight"], state.get(name + ".bias"), stride, pad)
+
+    def linear(self, name, x):
+        return functional.linear(x, self.state[name + ".weight"], self.state[name + ".bias"])
 
     def act(self, name, x):
         if name + ".weight" not in self.state:
@@ -153,6 +157,46 @@ def test_resnet20_equals_the_definition(options, training):
     expected = resnet20(net, x)
     assert expected.shape == (3, module.num_features)
     compare(module, net, expected, x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_file_of_suncets_computes_what_it_did_there(training, tmp_path):
+    torch.manual_seed(0)
+    parts = {"backbone": build_backbone("paws_wrn_28_2"), "projection": ProjectionHead(128, 32)}
+    module = nn.ModuleDict(parts).double().train(training)
+    # Its names: the backbone's without a prefix, `fc` for the projection head.
+    encoder = {
+        key.replace("projection", "fc").removeprefix("backbone."): torch.randn_like(value) * 0.05
+        for key, value in module.state_dict().items()
+        if value.is_floating_point()
+    }
+    for key, value in encoder.items():
+        if key.endswith(("running_var", "bn1.weight", "bn2.weight")):
+            value.abs_().add_(0.5)
+    counters = {
+        key.replace("weight", "num_batches_tracked"): torch.tensor(7)
+        for key in encoder
+        if "bn" in key and key.endswith("weight")
+    }
+    net = Restated(encoder, 1e-5, lambda key: 0.1, training)
+    state = {f"module.{key}": value for key, value in {**encoder, **counters}.items()}
+    torch.save({"encoder": state, "epoch": 600, "amp": None}, tmp_path / "file")
+    load_weights(module, tmp_path / "file")
+
+    x = torch.randn(4, 3, 12, 12, dtype=torch.float64).requires_grad_()
+    out = paws_wrn(net, x, blocks=4)
+    for i in (1, 2):
+        out = net.act(f"fc.bn{i}", net.linear(f"fc.fc{i}", out))
+    expected = net.linear("fc.fc3", out)
+    found = module["projection"](module["backbone"](x))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    own = dict(module.named_parameters())
+    theirs = [n.replace("projection", "fc").removeprefix("backbone.") for n in own]
+    gradients = torch.autograd.grad(found.sin().sum(), [x, *own.values()])
+    wanted = torch.autograd.grad(
+        expected.sin().sum(), [x, *(net.parameters[name] for name in theirs)]
+    )
+    torch.testing.assert_close(gradients, wanted, rtol=1e-7, atol=1e-9)
 
 
 def test_final_momentum_is_that_of_the_others_unless_given():

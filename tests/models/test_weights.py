@@ -124,5 +124,5 @@ def test_checkpoint_with_code_is_refused(path):
 @pytest.mark.parametrize("content", [[1, 2], {"encoder": {}, "epoch": 3}, {"state_dict": 4}])
 def test_file_without_weights(path, content):
     torch.save(content, path)
-    with pytest.raises(ValueError, match="with a 'state_dict', or a state_dict itself"):
+    with pytest.raises(ValueError, match="with a 'state_dict' or an 'encoder', or a state"):
         load_weights(net(), path)
