@@ -143,7 +143,14 @@ def run(args: Sequence[str]) -> SSLCLI | None:
     for message in _FUTILE:
         warnings.filterwarnings("ignore", message=message)
     if args and args[0] in COMMANDS:
-        auto_cli(COMMANDS[args[0]], args=list(args[1:]), prog=f"lightning-ssl {args[0]}")
+        auto_cli(
+            COMMANDS[args[0]],
+            args=list(args[1:]),
+            as_positional=False,
+            prog=f"lightning-ssl {args[0]}",
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
         return None
     return SSLCLI(
         SSLModule,

@@ -1,9 +1,19 @@
-"""Callbacks: averaged weights, checkpoints, predictions, progress."""
+"""Callbacks: averaged weights, checkpoints, embeddings, predictions, progress."""
 
 from lightning_ssl.callbacks.checkpoint import RunCheckpoint
 from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
+from lightning_ssl.callbacks.embeddings import Embeddings
 from lightning_ssl.callbacks.prediction import PredictionWriter
 from lightning_ssl.callbacks.progress import UpdateProgressBar
+from lightning_ssl.callbacks.projection import ProjectionPlot
 
-__all__ = ("EMA", "PredictionWriter", "RunCheckpoint", "RunChecks", "UpdateProgressBar")
+__all__ = (
+    "EMA",
+    "Embeddings",
+    "PredictionWriter",
+    "ProjectionPlot",
+    "RunCheckpoint",
+    "RunChecks",
+    "UpdateProgressBar",
+)

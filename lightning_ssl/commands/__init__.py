@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from lightning_ssl.commands.project import project
 from lightning_ssl.commands.quickstart import quickstart
 
-COMMANDS: dict[str, Callable[..., None]] = {"quickstart": quickstart}
+COMMANDS: dict[str, Callable[..., None]] = {"project": project, "quickstart": quickstart}

@@ -158,6 +158,7 @@ class EvaluationLoader(_Loader):
         pin_memory: bool = False,
     ) -> None:
         self.stage = stage
+        self.num_images = len(indices)  # of all ranks
         self._batches = _EvaluationBatches(fetch, indices[rank::world_size], batch_size)
         super().__init__(self._batches, num_workers, pin_memory)
 

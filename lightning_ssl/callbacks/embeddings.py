@@ -1,0 +1,110 @@
+"""Embeddings of an evaluated set."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+
+class Embeddings(Callback):
+    """Embed a sample of the images that are validated or tested.
+
+    Of a set with more than ``max_images`` images a fixed random sample is taken: the first images
+    of a folder would be those of its first classes. Neither the number of processes nor what was
+    drawn before changes the sample; of a loader that does not tell its ``num_images`` it is the
+    first ones.
+
+    After an evaluation the process of rank 0 holds ``features`` ``(N, F)``, float32, ``targets``
+    ``(N,)`` and ``index`` ``(N,)``, int64, on the CPU, in the order of ``index``. ``stage`` says
+    what the images were, ``val`` or ``test``.
+
+    Args:
+        max_images: Largest number of images.
+
+    Raises:
+        ValueError: If ``max_images`` is below 2.
+    """
+
+    def __init__(self, max_images: int = 2000) -> None:
+        if max_images < 2:
+            raise ValueError(f"`max_images` must be at least 2, got {max_images}.")
+        self.max_images = max_images
+        self.stage = "val"
+        self._active = False
+        self._sample = torch.empty(0, dtype=torch.long)  # positions in the whole set
+        self._seen = 0  # images of this process
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.features, self.targets, self.index = _nothing(torch.device("cpu"))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the images."""
+        self._start(trainer, trainer.val_dataloaders)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the images."""
+        self._start(trainer, trainer.test_dataloaders)
+
+    def wanted(self, trainer: Trainer) -> bool:
+        """Whether the evaluation that begins is to be embedded.
+
+        Args:
+            trainer: The trainer that evaluates.
+        """
+        return not trainer.sanity_checking
+
+    def _start(self, trainer: Trainer, loader: Any) -> None:
+        self._active = self.wanted(trainer)
+        self.stage = getattr(loader, "stage", self.stage)
+        total = getattr(loader, "num_images", self.max_images)
+        generator = torch.Generator().manual_seed(0)
+        self._sample = torch.randperm(total, generator=generator)[: self.max_images]
+        self._seen = 0
+        self._parts = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Embed the chosen images of a batch, while the module holds the averaged weights."""
+        if not self._active or dataloader_idx:
+            return
+        images, targets, index = batch
+        positions = torch.arange(self._seen, self._seen + len(index)) * trainer.world_size
+        self._seen += len(index)
+        chosen = torch.isin(positions + trainer.global_rank, self._sample).to(index.device)
+        if chosen.any():
+            with trainer.precision_plugin.forward_context():
+                features = pl_module.embed(images[chosen])  # type: ignore[operator]
+            self._parts.append((features.float(), targets[chosen], index[chosen]))
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the shares of all processes together."""
+        if not self._active:
+            return
+        # A process may have none of the images, and then does not know the number of features.
+        parts = self._parts or [_nothing(pl_module.device)]
+        mine = [torch.cat(values) for values in zip(*parts, strict=True)]
+        shares = [gather_all_tensors(v) if trainer.world_size > 1 else [v] for v in mine]
+        found = [share for share in zip(*shares, strict=True) if len(share[2])]
+        if found and trainer.is_global_zero:
+            values = [torch.cat(column).cpu() for column in zip(*found, strict=True)]
+            order = values[2].argsort()
+            self.features, self.targets, self.index = (value[order] for value in values)
+        self._parts = []
+
+    on_test_end = on_validation_end
+
+
+def _nothing(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    none = torch.empty(0, dtype=torch.long, device=device)
+    return torch.empty(0, 0, device=device), none, none
