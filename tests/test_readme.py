@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 from sklearn.datasets import load_digits
 
 from lightning_ssl.cli import run
+from lightning_ssl.commands import COMMANDS
 from lightning_ssl.data import SSLDataModule, from_arrays
 
 ROOT = Path(__file__).parents[1]
@@ -174,6 +175,8 @@ def test_commands_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
             longer = ("--trainer.max_steps", "3") if "last" in args else ()
             cli: Any = run([*args, *QUIET, *SHORT, *longer])
             assert cli.trainer.global_step == (3 if longer else 2)
+        elif args[0] in COMMANDS:
+            run(args)
         else:
             run([*args, *QUIET])
     assert len(Path("predictions.csv").read_text().splitlines()) == 1 + 30
