@@ -1,7 +1,6 @@
 """Parameter groups, optimizers and schedules, all counted in optimizer updates."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -9,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-OptimizerName = Literal["sgd", "adam", "adamw", "lars"]
-ScheduleName = Literal["constant", "cosine", "cosine_7_16", "step"]
+from lightning_ssl.lars import EPS, TRUST, LarsRateInMomentum
 
-# Both LARS: trust coefficient and guard of the division (spec of PAWS; You et al., 2017).
-_TRUST, _EPS = 0.001, 1e-8
+OptimizerName = Literal["sgd", "adam", "adamw", "lars"]
+ScheduleName = Literal["constant", "cosine", "cosine_7_16", "cosine_early", "step"]
 
 
 def _check(config: object, rules: dict[str, tuple[bool, str]]) -> None:
@@ -77,11 +75,12 @@ class Schedule:
 
     Args:
         name: Shape after the warm-up: `cosine` ends at `final`, `cosine_7_16` is FixMatch's
-            cos(7 pi t / 16 S), which ends at 0.195, `step` multiplies by `gamma` after each
-            milestone.
+            cos(7 pi t / 16 S), which ends at 0.195, `cosine_early` reaches `final` `warmup` updates
+            before the end and rises again, as suncet's did before it was corrected, `step`
+            multiplies by `gamma` after each milestone.
         warmup: Updates of linear warm-up; update number `warmup` is the first at the full rate.
         warmup_start: Fraction of the rate at update 0 of a warm-up.
-        final: Fraction of the rate where `cosine` ends.
+        final: Fraction of the rate where `cosine` ends, the least of `cosine_early`.
         milestones: Updates, counted from the start of the run, after which `step` lowers the rate;
             the update of that number still has the old one.
         gamma: Factor at each milestone.
@@ -145,6 +144,9 @@ def multiplier(step: int, total: float, schedule: Schedule) -> float:
         # Strictly below: the boundary update keeps the old rate, as in google-research/s4l.
         return schedule.gamma ** sum(m < step for m in schedule.milestones)
     done = min(1.0, (step - schedule.warmup) / max(1, total - schedule.warmup))
+    if schedule.name == "cosine_early":
+        # The warm-up is subtracted twice: facebookresearch/suncet before its pull request 16.
+        done = (step - schedule.warmup) / max(1, total - 2 * schedule.warmup)
     if schedule.name == "cosine_7_16":
         return math.cos(7 / 16 * math.pi * done)
     return schedule.final + (1 - schedule.final) * _half_cosine(done)
@@ -208,69 +210,8 @@ def build_optimizer(groups: list[dict[str, Any]], config: Optimizer) -> torch.op
 
     # timm adapts only groups whose decay is not 0; PAWS adapts kernels at decay 0, too.
     groups = [{"always_adapt": group["decayed"], **group} for group in groups]
-    optimizer: torch.optim.Optimizer = Lars(groups, trust_coeff=_TRUST, eps=_EPS, **common)
+    optimizer: torch.optim.Optimizer = Lars(groups, trust_coeff=TRUST, eps=EPS, **common)
     return optimizer
-
-
-class LarsRateInMomentum(torch.optim.Optimizer):
-    """LARS as facebookresearch/suncet runs it: the momentum buffer holds lr times gradient.
-
-    With :math:`d = -lr g`: :math:`v = m v + d`, :math:`w = w + v`. The gradient of a ``decayed``
-    group is first replaced by :math:`a (g + k w)` with decay :math:`k` and
-    :math:`a = 0.001 |w| / (|g| + k |w| + 10^{-8})`; where a norm is 0 it stays as it is.
-
-    Args:
-        params: Parameters or groups; ``decayed: False`` keeps a group from adapting.
-        lr: Learning rate.
-        weight_decay: Decay inside the adapted gradient.
-        momentum: Factor of the buffer per update.
-        nesterov: Whether to look ahead.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.9,
-        nesterov: bool = False,
-    ) -> None:
-        """Register the groups."""
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-        super().__init__(params, defaults | {"nesterov": nesterov, "decayed": True})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Update every parameter that has a gradient.
-
-        Args:
-            closure: Evaluates the model again and returns the loss.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, p.grad, group)
-        return loss
-
-    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        if group["decayed"]:
-            grad = _adapt(p, grad, group["weight_decay"])
-        change = -group["lr"] * grad
-        state = self.state[p]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(p)
-        velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(change)
-        p.add_(change + group["momentum"] * velocity if group["nesterov"] else velocity)
-
-
-def _adapt(weight: Tensor, grad: Tensor, decay: float) -> Tensor:
-    w, g = weight.norm(), grad.norm()
-    scaled = _TRUST * w / (g + decay * w + _EPS) * (grad + decay * weight)
-    return torch.where((w > 0) & (g > 0), scaled, grad)
 
 
 class UpdateScheduler(LRScheduler):

@@ -1,6 +1,26 @@
 """Losses as pure functions: tensors in, tensor out; no state, no logging, no gathering."""
 
-from lightning_ssl.losses.basic import cross_entropy, promote, softmax
+from lightning_ssl.losses.basic import cross_entropy, full_precision, promote, softmax
+from lightning_ssl.losses.contrastive import nt_xent_loss, suncet_loss
+from lightning_ssl.losses.neighbors import cosine, smooth_labels, soft_nearest_neighbors
+from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets, sharpen
 from lightning_ssl.losses.pseudo_label import pseudo_label_loss
+from lightning_ssl.losses.ropaws import ropaws_probs
 
-__all__ = ("cross_entropy", "promote", "pseudo_label_loss", "softmax")
+__all__ = (
+    "cosine",
+    "cross_entropy",
+    "full_precision",
+    "me_max_loss",
+    "nt_xent_loss",
+    "paws_loss",
+    "paws_targets",
+    "promote",
+    "pseudo_label_loss",
+    "ropaws_probs",
+    "sharpen",
+    "smooth_labels",
+    "soft_nearest_neighbors",
+    "softmax",
+    "suncet_loss",
+)

@@ -16,6 +16,15 @@ def promote(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def full_precision(values: Tensor) -> torch.autocast:
+    """Switch autocast off, which would multiply matrices in half precision.
+
+    Args:
+        values: Says on which kind of device.
+    """
+    return torch.autocast(values.device.type, enabled=False)
+
+
 def softmax(logits: Tensor) -> Tensor:
     """Probabilities of classes.
 
