@@ -33,12 +33,12 @@ class Batch(NamedTuple):
     Attributes:
         step: The plan's step, counted in micro-batches from the start of the run; None in batches
             that no plan made.
-        labeled: Images with a label.
+        labeled: Images with a label; None where a method asks for none.
         unlabeled: Images without; None where a method asks for none.
     """
 
     step: int | None
-    labeled: Samples
+    labeled: Samples = None  # type: ignore[assignment]  # methods need not narrow it
     unlabeled: Samples = None  # type: ignore[assignment]  # methods need not narrow it
 
 
@@ -46,27 +46,25 @@ def as_batch(batch: Batch | Mapping[str, Any]) -> Batch:
     """Accept a batch as the same nesting of dicts, as ordinary loaders collate it.
 
     Args:
-        batch: A :class:`Batch`, or a mapping with ``labeled`` (a mapping with the names of
-            :class:`Samples`) and optionally ``unlabeled`` and ``step``.
+        batch: A :class:`Batch`, or a mapping with ``labeled`` or ``unlabeled`` or both (mappings
+            with the names of :class:`Samples`) and optionally ``step``.
 
     Returns:
         The batch as named tuples.
 
     Raises:
-        ValueError: If a key is unknown or ``labeled`` is missing.
+        ValueError: If a key is unknown or there are no images.
     """
     if isinstance(batch, Batch):
         return batch
     unknown = set(batch) - set(Batch._fields)
-    if unknown or "labeled" not in batch:
+    streams = {name: batch[name] for name in Batch._fields[1:] if batch.get(name) is not None}
+    if unknown or not streams:
         raise ValueError(
-            f"`batch` must have the keys {Batch._fields} ('labeled' at least), got {tuple(batch)}."
+            f"`batch` must have keys of {Batch._fields}, 'labeled' or 'unlabeled' at least, "
+            f"got {tuple(batch)}."
         )
-    unlabeled = batch.get("unlabeled")
-    labeled = _as_samples(batch["labeled"])
-    if unlabeled is None:
-        return Batch(batch.get("step"), labeled)
-    return Batch(batch.get("step"), labeled, _as_samples(unlabeled))
+    return Batch(batch.get("step"), **{n: _as_samples(value) for n, value in streams.items()})
 
 
 def _as_samples(samples: Samples | Mapping[str, Any]) -> Samples:

@@ -8,7 +8,7 @@ from lightning_ssl.augment.randaugment import RandAugment
 from lightning_ssl.augment.tone import equalize, solarize
 from lightning_ssl.augment.transforms import Cutout, GaussianBlur, Op
 
-PRESETS = ("weak", "strong", "simclr", "support", "global", "local")
+PRESETS = ("basic", "weak", "strong", "simclr", "support", "global", "local")
 LARGE = 64
 """Images with a side above this get the pipelines of ImageNet, others those of CIFAR-10."""
 
@@ -16,6 +16,7 @@ LARGE = 64
 def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False) -> Transform:
     """Make the pipeline of a view; geometry scales with the image's side.
 
+    * ``basic``: flip (large: random-resized crop and flip).
     * ``weak``: flip and reflect-pad-crop by an eighth of the side (large: random-resized crop and
       flip).
     * ``strong``: ``weak``, then RandAugment and a cutout of half the side (FixMatch).
@@ -39,6 +40,8 @@ def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False)
     if size < 1:
         raise ValueError(f"`size` must be at least 1, got {size}.")
     flip: list[Transform] = [HorizontalFlip()] if hflip else []
+    if name == "basic":
+        return Compose([RandomResizedCrop(size), *flip] if size > LARGE else flip)
     if name in ("weak", "strong"):
         weak = _weak(size, flip)
         return Compose(weak if name == "weak" else [*weak, RandAugment(), Cutout(size // 2)])

@@ -17,10 +17,11 @@ from lightning_ssl.data.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.folder import walk_images
 from lightning_ssl.data.images import FileImages, Images, ResidentImages
 from lightning_ssl.data.loader import EvaluationLoader, TrainLoader
-from lightning_ssl.data.plan import Balanced, Order, Plan, Shuffled, describe_run
+from lightning_ssl.data.plan import Balanced, Order, Plan, Shuffled, Stratified, describe_run
 from lightning_ssl.data.splits import save_split
 from lightning_ssl.types import Batch
 
+_ORDERS = ("shuffled", "balanced", "stratified")
 _RESIDENT_SIDE = 64  # pixels; larger photos are decoded in workers
 _RESIDENT_BYTES = 2**31
 
@@ -33,10 +34,15 @@ class SSLDataModule(DescribedData):
     Args:
         dataset: ``digits``, ``cifar10``, ``cifar100``, ``svhn``, ``stl10``, ``imagenet``,
             ``folder`` or ``csv``.
-        batch_size: Labelled images per step.
+        batch_size: Labelled images per step; null for 32, or 4 of each class in a stratified order.
         unlabeled_batch_size: Unlabelled images per step.
         eval_batch_size: Images per evaluation batch and process.
-        labeled_order: ``shuffled``, or ``balanced`` for every class equally often.
+        labeled_order: ``shuffled``; ``balanced`` for every class equally often; ``stratified`` for
+            equally many images of each of some classes in every step; null for what the method
+            needs.
+        classes_per_batch: Classes of a stratified step; null for all.
+        unique_classes_per_rank: Whether a process gets all images of its own classes of a
+            stratified step instead of some images of every class.
         steps_per_epoch: Length of an epoch in steps, or ``unlabeled`` or ``labeled`` for one pass.
         views: Transforms by view name, in place of the presets.
         num_workers: Decoding processes; null for up to 8 where files are decoded while training.
@@ -50,10 +56,12 @@ class SSLDataModule(DescribedData):
     def __init__(
         self,
         dataset: str,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         unlabeled_batch_size: int = 128,
         eval_batch_size: int = 256,
-        labeled_order: Literal["shuffled", "balanced"] = "shuffled",
+        labeled_order: Literal["shuffled", "balanced", "stratified"] | None = None,
+        classes_per_batch: int | None = None,
+        unique_classes_per_rank: bool = False,
         steps_per_epoch: int | Literal["unlabeled", "labeled"] = "unlabeled",
         views: dict[str, nn.Module] | None = None,
         num_workers: int | None = None,
@@ -73,15 +81,16 @@ class SSLDataModule(DescribedData):
                 "`data.steps_per_epoch` must be a number, 'unlabeled' or 'labeled', got "
                 f"'{steps_per_epoch}'."
             )
-        if labeled_order not in ("shuffled", "balanced"):
+        if labeled_order not in (None, *_ORDERS):
             raise ValueError(
-                "`data.labeled_order` must be one of ('shuffled', 'balanced'), got "
-                f"'{labeled_order}'."
+                f"`data.labeled_order` must be null or one of {_ORDERS}, got '{labeled_order}'."
             )
         self.batch_size = batch_size
         self.unlabeled_batch_size = unlabeled_batch_size
         self.eval_batch_size = eval_batch_size
         self.labeled_order = labeled_order
+        self.classes_per_batch = classes_per_batch
+        self.unique_classes_per_rank = unique_classes_per_rank
         self.steps_per_epoch = steps_per_epoch
         self.view_transforms = views or {}
         self.num_workers = num_workers
@@ -114,7 +123,7 @@ class SSLDataModule(DescribedData):
             seed=self.seed,
         )
         plan = Plan(
-            self._labeled_order(),
+            self._labeled_order() if "labeled" in declared else None,
             self._unlabeled_order() if "unlabeled" in declared else None,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
@@ -132,11 +141,26 @@ class SSLDataModule(DescribedData):
             save_split(Path(folder) / "split.json", self.split, len(self.source.train))
 
     def _labeled_order(self) -> Order:
-        labeled = self.split.labeled
-        if self.labeled_order == "balanced":
-            targets = self.source.train.targets[labeled]
-            return Balanced(targets, self.batch_size, self.seed, "labeled")
-        return Shuffled(len(labeled), self.batch_size, self.seed, "labeled")
+        module, labeled = self._attached_trainer.lightning_module, self.split.labeled
+        name = self.labeled_order or getattr(module, "labeled_order", "shuffled")
+        if name == "stratified":
+            return Stratified(
+                self.source.train.targets[labeled],
+                self.batch_size or 4 * (self.classes_per_batch or self.num_classes),
+                self.seed,
+                "labeled",
+                classes_per_batch=self.classes_per_batch,
+                unique_classes_per_rank=self.unique_classes_per_rank,
+            )
+        if self.classes_per_batch is not None or self.unique_classes_per_rank:
+            raise ValueError(
+                "`data.classes_per_batch` and `data.unique_classes_per_rank` need the "
+                f"`data.labeled_order` 'stratified', got '{name}'."
+            )
+        size = self.batch_size or 32
+        if name == "balanced":
+            return Balanced(self.source.train.targets[labeled], size, self.seed, "labeled")
+        return Shuffled(len(labeled), size, self.seed, "labeled")
 
     def _unlabeled_order(self) -> Order:
         return Shuffled(self.num_unlabeled, self.unlabeled_batch_size, self.seed, "unlabeled")
@@ -190,6 +214,7 @@ class SSLDataModule(DescribedData):
 
     def _count_steps(self) -> int:
         """Steps of an epoch, whole updates: Lightning begins a new accumulation with each epoch."""
+        assert self._draw_views is not None
         accumulated = self._attached_trainer.accumulate_grad_batches
         if isinstance(self.steps_per_epoch, int):
             if self.steps_per_epoch % accumulated:
@@ -199,8 +224,10 @@ class SSLDataModule(DescribedData):
                     f"got {self.steps_per_epoch}."
                 )
             return self.steps_per_epoch
-        if self.steps_per_epoch == "labeled" or not self.num_unlabeled:
-            steps = self.num_labeled // self.batch_size
+        plan = self._draw_views.fetch.plan
+        by_labels = self.steps_per_epoch == "labeled" or not self.num_unlabeled
+        if by_labels and plan.labeled is not None:
+            steps = self.num_labeled // plan.labeled.batch_size
         else:
             steps = self.num_unlabeled // self.unlabeled_batch_size
         return max(1, steps // accumulated) * accumulated
@@ -222,6 +249,10 @@ class SSLDataModule(DescribedData):
         if self.source.test is None:
             raise ValueError(f"`data.dataset` '{self.dataset}' has no test images in {self.root}.")
         return self._evaluation("test", "test")
+
+    def support_dataloader(self) -> EvaluationLoader:
+        """Labelled training images as evaluation sees images: what soft nearest neighbours need."""
+        return self._evaluation("train", "support", self.split.labeled)
 
     def predict_dataloader(self) -> EvaluationLoader:
         """All images below ``root``, or the test images of a named data set."""

@@ -34,11 +34,12 @@ class DrawViews:
             dtype: Type of the views.
         """
         assert batch.step is not None
-        labeled = self._draw("labeled", batch.labeled, batch.step, dtype)
-        if batch.unlabeled is None:
-            return batch._replace(labeled=labeled)
-        unlabeled = self._draw("unlabeled", batch.unlabeled, batch.step, dtype)
-        return batch._replace(labeled=labeled, unlabeled=unlabeled)
+        for name in ("labeled", "unlabeled"):
+            samples = getattr(batch, name)
+            if samples is not None:
+                drawn = {name: self._draw(name, samples, batch.step, dtype)}
+                batch = batch._replace(**drawn)  # type: ignore[arg-type]  # step is no stream
+        return batch
 
     def _draw(self, stream: str, samples: Samples, step: int, dtype: torch.dtype) -> Samples:
         plan = self.fetch.plan

@@ -56,21 +56,19 @@ class TrainFetch:
         Args:
             step: Step of the run.
         """
-        planned = self.plan(step)
-        labeled = self._samples("labeled", planned.labeled, step)
-        if planned.unlabeled is None:
-            return Batch(step, labeled)
-        known = self._samples("unlabeled", planned.unlabeled, step)
+        batch, planned = Batch(step), self.plan(step)
+        if planned.labeled is not None:
+            batch = batch._replace(labeled=self._samples("labeled", planned.labeled, step))
+        if planned.unlabeled is not None:
+            known = self._samples("unlabeled", planned.unlabeled, step)
+            batch = batch._replace(unlabeled=self._hide(known))
+        return batch
+
+    def _hide(self, known: Samples) -> Samples:
         # A replaced image shows its neighbour, so its own class says nothing.
         hidden = known.target.masked_fill(self.broken[self.rows["unlabeled"][known.index]], -1)
-        return Batch(
-            step,
-            labeled,
-            Samples(
-                known.views,
-                hidden_target=hidden if self.any_known else None,
-                index=known.index,
-            ),
+        return Samples(
+            known.views, hidden_target=hidden if self.any_known else None, index=known.index
         )
 
     def _samples(self, stream: str, index: Tensor, step: int) -> Samples:

@@ -66,6 +66,22 @@ class Order(ABC):
         self.seed = seed
         self.stream = stream
 
+    def check_ranks(self, world_size: int) -> None:
+        """See that the global batch can be cut into equal consecutive slices.
+
+        Args:
+            world_size: Number of processes.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if self.batch_size % world_size:
+            flag = "batch_size" if self.stream == "labeled" else "unlabeled_batch_size"
+            raise ValueError(
+                f"`data.{flag}` counts the images of all processes together: it must be a "
+                f"multiple of their number ({world_size}), got {self.batch_size}."
+            )
+
     @abstractmethod
     def batch(self, step: int) -> Tensor:
         """Positions in the list of the global batch of a step.
@@ -125,15 +141,108 @@ class Balanced(Order):
         )
 
 
+class Stratified(Order):
+    """The same number of images of each of some classes: the support batches of PAWS.
+
+    Classes come in fresh permutations, cut into batches; what is left of a permutation is not
+    used. Within a class images follow fresh permutations, of which again only whole batches are
+    used, so that no batch holds an image twice; a class with too few images repeats them.
+
+    Args:
+        targets: Class of each image of the list ``(N,)``, int64.
+        batch_size: Images of the global batch, over all ranks.
+        seed: Seed of the order.
+        stream: Name of the stream.
+        classes_per_batch: Classes of the global batch; None for all.
+        unique_classes_per_rank: Whether the batch is laid out class by class, so that each rank
+            gets all images of its own classes, instead of round by round over the classes, so that
+            each rank gets some images of every class.
+
+    Raises:
+        ValueError: If there are fewer classes, or the images do not divide among them.
+    """
+
+    def __init__(
+        self,
+        targets: Tensor,
+        batch_size: int,
+        seed: int,
+        stream: str,
+        *,
+        classes_per_batch: int | None = None,
+        unique_classes_per_rank: bool = False,
+    ) -> None:
+        super().__init__(len(targets), batch_size, seed, stream)
+        classes = targets.unique().tolist()
+        per_batch = len(classes) if classes_per_batch is None else classes_per_batch
+        if not 1 <= per_batch <= len(classes):
+            raise ValueError(
+                f"`data.classes_per_batch` must be in [1, {len(classes)}], the number of classes, "
+                f"got {per_batch}."
+            )
+        if batch_size % per_batch:
+            raise ValueError(
+                "`data.batch_size` must be a multiple of the classes of a batch "
+                f"({per_batch}, see `data.classes_per_batch`), got {batch_size}."
+            )
+        self.classes_per_batch = per_batch
+        self.images_per_class = batch_size // per_batch
+        self.unique_classes_per_rank = unique_classes_per_rank
+        self._members = [torch.nonzero(targets == c).flatten() for c in classes]
+        self._within = [
+            _Permutations(len(m), seed, "plan", stream, "class", c)
+            for c, m in zip(classes, self._members, strict=True)
+        ]
+        self._classes = _Permutations(len(classes), seed, "plan", stream, "classes")
+        small = sum(len(m) < self.images_per_class for m in self._members)
+        if small and batch_size <= self.size:  # else it was said of the whole list
+            rank_zero_warn(
+                f"{small} of {len(classes)} classes have fewer than {self.images_per_class} "
+                f"{stream} images: theirs repeat inside a batch."
+            )
+
+    def check_ranks(self, world_size: int) -> None:
+        """See :meth:`Order.check_ranks`: ranks share the classes or the images of each class."""
+        if self.unique_classes_per_rank and self.classes_per_batch % world_size:
+            raise ValueError(
+                "`data.classes_per_batch` must be a multiple of the number of processes "
+                f"({world_size}) with `data.unique_classes_per_rank`, got {self.classes_per_batch}."
+            )
+        if not self.unique_classes_per_rank and self.images_per_class % world_size:
+            raise ValueError(
+                f"`data.batch_size` ({self.batch_size}) must give each of the {world_size} "
+                f"processes as many of the {self.images_per_class} images per class; choose "
+                "another, or `data.unique_classes_per_rank`."
+            )
+
+    def batch(self, step: int) -> Tensor:
+        """See :meth:`Order.batch`."""
+        size = len(self._members)
+        permutation, part = divmod(step, size // self.classes_per_batch)
+        start = permutation * size + part * self.classes_per_batch
+        classes = self._classes.read(start, self.classes_per_batch).tolist()
+        # A permutation visits a class once at most, so its number counts the visits.
+        images = torch.stack([self._images(c, permutation) for c in classes])
+        return (images if self.unique_classes_per_rank else images.T).flatten()
+
+    def _images(self, c: int, visit: int) -> Tensor:
+        members, count = self._members[c], self.images_per_class
+        start = visit * count
+        if count <= len(members):
+            permutation, part = divmod(visit, len(members) // count)
+            start = permutation * len(members) + part * count
+        return members[self._within[c].read(start, count)]
+
+
 class PlannedStep(NamedTuple):
     """What one rank sees in one step.
 
     Attributes:
-        labeled: Positions in the labelled list ``(B,)``, int64.
+        labeled: Positions in the labelled list ``(B,)``, int64, or None.
         unlabeled: Positions in the unlabelled list ``(U,)``, int64, or None.
     """
 
-    labeled: Tensor
+    labeled: Tensor | None
     unlabeled: Tensor | None
 
 
@@ -143,25 +252,26 @@ class Plan:
     N ranks together see exactly what one would, because only the slice depends on the rank.
 
     Args:
-        labeled: Order of the labelled images.
+        labeled: Order of the labelled images; None where a method asks for none.
         unlabeled: Order of the unlabelled images; None where a method asks for none.
         rank: This process, in [0, world_size).
         world_size: Number of processes.
 
     Raises:
-        ValueError: If the number of processes does not divide a batch size.
+        ValueError: If the processes cannot share a batch evenly.
     """
 
     def __init__(
-        self, labeled: Order, unlabeled: Order | None, *, rank: int = 0, world_size: int = 1
+        self,
+        labeled: Order | None,
+        unlabeled: Order | None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         for order in (labeled, unlabeled):
-            if order is not None and order.batch_size % world_size:
-                flag = "batch_size" if order is labeled else "unlabeled_batch_size"
-                raise ValueError(
-                    f"`data.{flag}` counts the images of all processes together: it must be a "
-                    f"multiple of their number ({world_size}), got {order.batch_size}."
-                )
+            if order is not None:
+                order.check_ranks(world_size)
         self.labeled = labeled
         self.unlabeled = unlabeled
         self.rank = rank
@@ -173,10 +283,11 @@ class Plan:
         Args:
             step: Step of the run, counted from 0.
         """
-        unlabeled = None if self.unlabeled is None else self._slice(self.unlabeled, step)
-        return PlannedStep(self._slice(self.labeled, step), unlabeled)
+        return PlannedStep(self._slice(self.labeled, step), self._slice(self.unlabeled, step))
 
-    def _slice(self, order: Order, step: int) -> Tensor:
+    def _slice(self, order: Order | None, step: int) -> Tensor | None:
+        if order is None:
+            return None
         count = order.batch_size // self.world_size
         return order.batch(step)[self.rank * count : (self.rank + 1) * count]
 
@@ -190,13 +301,15 @@ def describe_run(trainer: Trainer, plan: Plan, counts: tuple[int, int], steps: i
         counts: Number of labelled and of unlabelled images.
         steps: Steps per epoch.
     """
-    parts = [f"{counts[0]} labelled images, {plan.labeled.batch_size} a step"]
-    if plan.unlabeled is not None:
-        parts.append(f"{counts[1]} unlabelled images, {plan.unlabeled.batch_size} a step")
+    streams = [("labelled", plan.labeled), ("unlabelled", plan.unlabeled)]
+    parts = [
+        f"{count} {name} images, {order.batch_size} a step{_of_each(order)}"
+        for count, (name, order) in zip(counts, streams, strict=True)
+        if order is not None
+    ]
     if plan.world_size > 1:
-        own = plan.labeled.batch_size // plan.world_size
-        unlabeled = plan.unlabeled and plan.unlabeled.batch_size // plan.world_size
-        parts.append(f"on each of {plan.world_size} processes {own} + {unlabeled or 0}")
+        own = [order.batch_size // plan.world_size for _, order in streams if order is not None]
+        parts.append(f"on each of {plan.world_size} processes {' + '.join(map(str, own))}")
     parts.append(f"epochs of {_count(steps, 'step')}")
     parts.append(f"an update every {_count(trainer.accumulate_grad_batches, 'step')}")
     if trainer.max_steps > 0:
@@ -204,6 +317,12 @@ def describe_run(trainer: Trainer, plan: Plan, counts: tuple[int, int], steps: i
     elif trainer.max_epochs:
         parts.append(f"{trainer.max_epochs} epochs")
     return "Run: " + "; ".join(parts) + "."
+
+
+def _of_each(order: Order) -> str:
+    if not isinstance(order, Stratified):
+        return ""
+    return f" ({order.images_per_class} of each of {order.classes_per_batch} classes)"
 
 
 def _count(number: int, noun: str) -> str:

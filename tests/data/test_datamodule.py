@@ -593,7 +593,7 @@ class TestFolders:
     ({"eval_batch_size": 0}, r"`data\.eval_batch_size` must be at least 1"),
     ({"steps_per_epoch": 0}, r"`data\.steps_per_epoch` must be at least 1"),
     ({"steps_per_epoch": "all"}, r"`data\.steps_per_epoch` must be .*'unlabeled'.* got 'all'"),
-    ({"labeled_order": "class"}, r"`data\.labeled_order` must be one of .*'balanced'.* 'class'"),
+    ({"labeled_order": "class"}, r"`data\.labeled_order` must be null or .*'balanced'.* 'class'"),
     ({"normalize": "zero"}, r"`data\.normalize` must be one of .*'symmetric'.* 'zero'"),
 ])  # fmt: skip
 def test_arguments_out_of_range(options, message):
