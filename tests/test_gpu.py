@@ -10,7 +10,7 @@ from lightning_ssl.augment import Views
 from lightning_ssl.callbacks import EMA, UpdateProgressBar, progress
 from lightning_ssl.cli import run
 from lightning_ssl.data import SSLDataModule
-from lightning_ssl.methods import FixMatch
+from lightning_ssl.methods import PAWS, FixMatch, RoPAWS, SimCLRCT, SSLModule, SuNCEt
 
 from runs import SMALL, load
 
@@ -52,8 +52,11 @@ class NoWaiting(Callback):
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("method", [FixMatch, PAWS, RoPAWS, SimCLRCT, SuNCEt])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_a_step_never_waits_for_the_device(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_never_waits_for_the_device(
+    method: type[SSLModule], precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "monotonic", lambda: 0.0)  # the bar is due in the first step only
     watch = NoWaiting()
     # Fetching, transfer, views, loss, log, optimizer, schedule, average and bar are all inside.
@@ -63,19 +66,21 @@ def test_a_step_never_waits_for_the_device(precision: Any, monkeypatch: pytest.M
         log_every_n_steps=1000, limit_val_batches=0, num_sanity_val_steps=0,
     )  # fmt: skip
     data = SSLDataModule(
-        "digits", num_labels=20, batch_size=8, unlabeled_batch_size=16, steps_per_epoch=9
+        "digits", num_labels=20, batch_size=20, unlabeled_batch_size=16, steps_per_epoch=9
     )
     try:
-        trainer.fit(FixMatch(10, backbone="wrn_10_1"), data)
+        trainer.fit(method(10, backbone="wrn_10_1"), data)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert any(isinstance(callback, EMA) for callback in trainer.callbacks)
     assert watch.steps == [3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("method", ["FixMatch", "PAWS", "RoPAWS", "SimCLRCT", "SuNCEt"])
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
-def test_fits_in_every_precision(precision: str) -> None:
-    cli = run(["fit", "--model", "FixMatch", *SMALL, "--run_dir", "a", "--trainer.max_steps", "20",
+def test_fits_in_every_precision(method: str, precision: str) -> None:
+    cli = run(["fit", "--model", method, *SMALL, "--data.batch_size", "20",
+               "--run_dir", "a", "--trainer.max_steps", "20", "--model.ema_decay", "0",
                "--trainer.accelerator", "gpu", "--trainer.devices", "1",
                "--trainer.precision", precision])  # fmt: skip
     assert all(value.isfinite().all() for value in load("a")["state_dict"].values())

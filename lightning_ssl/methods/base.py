@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -51,6 +51,9 @@ class SSLModule(pl.LightningModule, ABC):
     Raises:
         ValueError: If an argument is outside its range.
     """
+
+    labeled_order: ClassVar[str] = "shuffled"
+    """Order of the labelled images where ``data.labeled_order`` does not say."""
 
     def __init__(
         self,
@@ -152,7 +155,7 @@ class SSLModule(pl.LightningModule, ABC):
         if self.weights is not None:
             adapt, strict = self.adapt_weights, self.weights_strict
             load_weights(self, self.weights, strict=strict, adapt=adapt)
-        self.weights = None  # a later stage goes on from what this one leaves
+            self.weights = None  # a later stage goes on from what this one leaves
 
     def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Choose what to take from the file of ``weights``: everything.
@@ -199,8 +202,8 @@ class SSLModule(pl.LightningModule, ABC):
         A run that was killed and resumed then draws what it would have drawn.
         """
         batch = as_batch(batch)
-        if batch.labeled.target is not None:
-            self._batch_size = len(batch.labeled.target)
+        samples = batch.unlabeled if batch.labeled is None else batch.labeled
+        self._batch_size = next(iter(samples.views.values())).shape[1]
         if batch.step is not None:
             keys = (global_seed(), "step", int(batch.step), self.global_rank)
             torch.manual_seed(derive_seed(*keys))
@@ -229,8 +232,21 @@ class SSLModule(pl.LightningModule, ABC):
             hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
         """
         self.log("train/mask_rate", mask.float().mean())
+        self.log_pseudo_accuracy(probs, hidden_target, mask)
+
+    def log_pseudo_accuracy(
+        self, probs: Tensor, hidden_target: Tensor | None, mask: Tensor | None = None
+    ) -> None:
+        """Log ``train/pseudo_acc``, where classes are known.
+
+        Args:
+            probs: Probabilities that teach, ``(B, C)``.
+            hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
+            mask: Rows that count, ``(B,)``, bool; None for all.
+        """
         if hidden_target is not None:
-            kept = mask & (hidden_target >= 0)
+            known = hidden_target >= 0
+            kept = known if mask is None else mask & known
             right = kept & (probs.argmax(dim=1) == hidden_target)
             # Undefined, not zero, where nothing is kept.
             self.log("train/pseudo_acc", right.sum() / kept.sum())

@@ -1,0 +1,145 @@
+"""PAWS: views of an image agree on its class, told by the labelled images they lie close to."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_ssl.distributed import gather, mean_over_ranks
+from lightning_ssl.losses import (
+    me_max_loss,
+    paws_loss,
+    paws_targets,
+    sharpen,
+    smooth_labels,
+    soft_nearest_neighbors,
+)
+from lightning_ssl.methods.base import ViewSpec
+from lightning_ssl.methods.projection import ProjectionModule
+from lightning_ssl.types import Batch, as_batch
+
+
+class PAWS(ProjectionModule):
+    r"""PAWS: predict each view's class by soft nearest neighbours, from the other views' classes.
+
+    .. math::
+        \frac{1}{R} \sum_r H(t_r, \pi(z_r)) - H\Big(\frac{1}{R} \sum_r \rho(\pi(z_r))\Big)
+
+    over the R views of the unlabelled images: :math:`\pi` compares them with the labelled images of
+    the step (the support), :math:`\rho` sharpens, and the target :math:`t` of a view is the
+    sharpened prediction for the other large view, of a small view the mean of both. Targets come
+    from the projection head and carry no gradient; predictions from the prediction head, where
+    there is one.
+
+    Reference: Assran et al., 2021, https://arxiv.org/abs/2104.13963, eq. 1 and 2.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        support_views: Views of each labelled image, at least 1.
+        global_views: Large views of each unlabelled image, at least 2.
+        local_views: Small views of each unlabelled image; 0 for none.
+        sharpening: Temperature of the sharpening, in (0, 1].
+        label_smoothing: Share of a support's label that all classes of the step get, in [0, 1).
+        me_max: Whether the entropy of the mean prediction is maximised: right where classes are
+            about equally frequent among the unlabelled images.
+        **kwargs: Arguments of :class:`ProjectionModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    labeled_order: ClassVar[str] = "stratified"
+
+    def __init__(
+        self,
+        num_classes: int,
+        support_views: int = 2,
+        global_views: int = 2,
+        local_views: int = 6,
+        sharpening: float = 0.25,
+        label_smoothing: float = 0.1,
+        me_max: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        for name, value, least in (
+            ("support_views", support_views, 1),
+            ("global_views", global_views, 2),
+            ("local_views", local_views, 0),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if not 0 < sharpening <= 1:
+            raise ValueError(f"`sharpening` must be in (0, 1], got {sharpening}.")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}.")
+        self.support_views = support_views
+        self.global_views = global_views
+        self.local_views = local_views
+        self.sharpening = sharpening
+        self.label_smoothing = label_smoothing
+        self.me_max = me_max
+
+    @property
+    def views(self) -> ViewSpec:
+        """Support views of the labelled images, large and small ones of the unlabelled images."""
+        local = {"local": self.local_views} if self.local_views else {}
+        return {
+            "labeled": {"support": self.support_views},
+            "unlabeled": {"global": self.global_views, **local},
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Consistency minus entropy of the mean, see :meth:`SSLModule.training_step`."""
+        x, u = as_batch(batch)[1:]
+        # Supports and large views share BatchNorm's statistics, small views have their own.
+        (h_x, z_x), (h_u, z_u) = self.project_together(x.views["support"], u.views["global"])
+        anchors = [z_u]
+        if self.local_views:
+            anchors.append(self.project_together(u.views["local"])[0][1])
+
+        # Rows of the support are ordered by rank, view and image, and so are their labels.
+        labels = smooth_labels(
+            gather(x.target.repeat(self.support_views)),
+            self.num_classes,
+            smoothing=self.label_smoothing,
+        )
+        support = gather(z_x.flatten(0, 1))
+        with torch.no_grad():
+            large, small, weights = self.targets(h_u, gather(h_x.flatten(0, 1)), labels)
+        targets = torch.cat([large.flatten(0, 1), small.repeat(self.local_views, 1)])
+        probs = soft_nearest_neighbors(
+            torch.cat([views.flatten(0, 1) for views in anchors]),
+            support,
+            labels,
+            temperature=self.temperature,
+        )
+        loss_u = paws_loss(probs, targets, weights)
+        mean_probs = mean_over_ranks(sharpen(probs, temperature=self.sharpening).mean(dim=0))
+        loss_me_max = me_max_loss(mean_probs)
+        loss = loss_u + loss_me_max if self.me_max else loss_u
+
+        self.log("train/loss", loss)
+        self.log_dict({"train/loss_u": loss_u, "train/loss_me_max": loss_me_max})
+        self.log_pseudo_accuracy(small, u.hidden_target)
+        return loss
+
+    def targets(
+        self, queries: Tensor, support: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the views shall predict.
+
+        Args:
+            queries: Projections of this process's large views, ``(V, B, D)``.
+            support: Projections of all processes' labelled images, ``(N, D)``.
+            labels: Their labels ``(N, C)``, rows sum to 1.
+
+        Returns:
+            Targets of the large views ``(V, B, C)`` and of the small ones ``(B, C)``, and the
+            weight of each of the ``(V + local_views) * B`` rows, or None where all weigh 1.
+        """
+        probs = soft_nearest_neighbors(
+            queries.flatten(0, 1), support, labels, temperature=self.temperature
+        )
+        probs = probs.unflatten(0, queries.shape[:2])
+        return *paws_targets(probs, temperature=self.sharpening), None
