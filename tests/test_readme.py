@@ -105,6 +105,17 @@ def test_python_in_another_project(started: list[dict[str, torch.Tensor]]) -> No
     assert right.float().mean() > 0.3
 
 
+def test_python_of_soft_nearest_neighbors(started: list[dict[str, torch.Tensor]]) -> None:
+    text = block("LightningDataModule").replace("FixMatch", "PAWS")
+    scope: dict[str, Any] = {}
+    exec(shorten(text, max_steps="30", backbone='"wrn_10_1", ema_decay=0.9'), scope)
+    assert changed(started[0], scope["method"])
+    with torch.no_grad():
+        exec(block("fit_support"), scope)
+    right = scope["classes"][40:] == torch.tensor(load_digits().target[40:])
+    assert right.float().mean() > 0.3
+
+
 def test_python_of_a_new_method(started: list[dict[str, torch.Tensor]]) -> None:
     scope: dict[str, Any] = {}
     exec(block("(SSLModule)"), scope)
@@ -117,7 +128,7 @@ def test_python_of_a_new_method(started: list[dict[str, torch.Tensor]]) -> None:
 
 
 def test_every_python_block_is_tested() -> None:
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     (arrays,) = [text for page in PAGES[1:] for text in blocks("python", page)]
     images = np.zeros((40, 16, 16, 3), np.uint8)
     scope = {"images": images, "targets": [i % 2 if i < 10 else -1 for i in range(40)]}
