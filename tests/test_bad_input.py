@@ -83,6 +83,33 @@ def test_options(
     assert [part for part in parts if part not in said] == [], said
 
 
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (("--model.sharpening", "2"), ("`sharpening`", "(0, 1]", "2")),
+        (("--model.temperature", "0"), ("`temperature`", "above 0", "0")),
+        (("--model.label_smoothing", "1"), ("`label_smoothing`", "[0, 1)", "1")),
+        (("--model.support_views", "0"), ("`support_views`", "at least 1", "0")),
+        (("--model.global_views", "1"), ("`global_views`", "at least 2", "1")),
+        (("--model.output_dim", "0"), ("`output_dim`", "at least 1", "0")),
+        (("--model.head_args", "{width: 3}"), ("`head_args`", "hidden_features", "'width'")),
+        (("--model.head_args", "{layers: 4}"), ("`layers`", "(2, 3)", "4")),
+        (("--data.batch_size", "8"), ("`data.batch_size`", "multiple", "(10,", "8")),
+        (("--data.classes_per_batch", "11"), ("`data.classes_per_batch`", "[1, 10]", "11")),
+        (
+            ("--data.labeled_order", "balanced", "--data.classes_per_batch", "5"),
+            ("`data.classes_per_batch`", "'stratified'", "'balanced'"),
+        ),
+        (("--data.views", "{weak: torch.nn.Identity}"), ("'weak'", "'support'", "'local'")),
+    ],
+)
+def test_options_of_paws(
+    args: tuple[str, ...], parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = fails(capsys, "fit", "--model", "PAWS", *SMALL, "--data.batch_size", "20", *args)
+    assert [part for part in parts if part not in said] == [], said
+
+
 def a_class_without_a_label() -> None:
     folder("images", {"train/a": 3, "train/b": 3})
     Path("labels.txt").write_text("0\n1\n")

@@ -10,7 +10,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_ssl.losses import cosine, promote
 
-_QUERIES, _SUPPORT = 1024, 8192  # rows of a chunk; 32 MiB of similarities at a time
+_QUERIES, _SUPPORT = 1024, 4096  # rows of a chunk; 16 MiB of similarities at a time
 
 
 def classify_by_neighbors(

@@ -13,6 +13,7 @@ from lightning_ssl.losses import promote, suncet_loss
 from lightning_ssl.methods.base import SSLModule
 from lightning_ssl.models import PredictionHead, ProjectionHead
 
+_HEAD_ARGS = ("hidden_features", "layers", "norm", "activation")
 _CHUNK = 256  # images that `fit_support` embeds at a time
 
 
@@ -55,6 +56,8 @@ class ProjectionModule(SSLModule, ABC):
         if temperature <= 0:
             raise ValueError(f"`temperature` must be above 0, got {temperature}.")
         options = dict(head_args or {})
+        if set(options) - set(_HEAD_ARGS):
+            raise ValueError(f"`head_args` must have keys of {_HEAD_ARGS}, got {tuple(options)}.")
         self.projection = ProjectionHead(self.num_features, output_dim, **options)
         self.prediction: nn.Module | None = None
         if prediction_head:
