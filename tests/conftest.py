@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, a fresh folder, and two ranks for the session."""
+"""Shared by all tests: one thread, a fresh folder, and two and four ranks for the session."""
 
 import os
 from collections.abc import Iterator
@@ -21,6 +21,13 @@ def _fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def two_ranks() -> Iterator[Ranks]:
     ranks = Ranks(2)
+    yield ranks
+    ranks.stop()
+
+
+@pytest.fixture(scope="session")
+def four_ranks() -> Iterator[Ranks]:
+    ranks = Ranks(4)
     yield ranks
     ranks.stop()
 

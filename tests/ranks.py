@@ -58,7 +58,8 @@ class Ranks:
         return [value for _, value in answers]
 
     def stop(self) -> None:
-        for pipe, process in zip(self.pipes, self.processes, strict=True):
+        for pipe in self.pipes:
             pipe.send(None)
+        for process in self.processes:
             process.join(timeout=10)
             process.kill()
