@@ -165,6 +165,17 @@ def test_the_classifier_keeps_copies_outside_of_the_state() -> None:
         classifier(queries)
 
 
+def test_embeddings_of_another_precision_are_compared() -> None:
+    """A checkpoint of one precision is opened in another."""
+    queries, support, target = draw(1, 7, 9)
+    wanted = classify_by_loops(queries, support, target, 5, 0.1)
+    for one, two in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        classifier = SoftNearestNeighbors(5)
+        classifier.fit(support.to(one), target)
+        found = classifier(queries.to(two)).exp()
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
 # The metric
 
 

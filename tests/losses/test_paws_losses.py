@@ -265,6 +265,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "cosine": lambda z, s: cosine(z, s),
     "neighbors": lambda z, s: soft_nearest_neighbors(z, s, torch.eye(40).repeat(2, 1)[: len(s)]),
     "sharpen": lambda z, s: sharpen(z.softmax(dim=1)),
+    "targets": lambda z, s: torch.cat(
+        [part.flatten() for part in paws_targets(z.softmax(dim=1).view(2, -1, z.shape[1]))]
+    ),
     "loss": lambda z, s: paws_loss(z.softmax(dim=1), s[: len(z)].softmax(dim=1), z.abs()[:, 0]),
     "me_max": lambda z, s: me_max_loss(sharpen(z.softmax(dim=1)).mean(dim=0)),
 }
@@ -310,6 +313,13 @@ def test_float64_stays(name: str) -> None:
     rounded = LOSSES[name](z.float(), s.float())
     torch.testing.assert_close(found.float(), rounded, rtol=1e-4, atol=1e-5)
     assert not torch.equal(found.float().double(), found)  # nor did it pass through float32
+
+
+@pytest.mark.parametrize("temperature", [0.25, 0.1, 0.02])
+def test_even_predictions_stay_even_however_sharp(temperature: float) -> None:
+    """A thousandth to the power 1/T is no float32 any more."""
+    even = torch.full((2, 1000), 0.001)
+    torch.testing.assert_close(sharpen(even, temperature=temperature), even)
 
 
 def test_a_training_begins_near_zero() -> None:

@@ -163,3 +163,15 @@ def test_half_precision_is_kept_out(dtype: torch.dtype) -> None:
         assert a[0].dtype == a[1].dtype == torch.float32
         assert all(torch.equal(one, two) for one, two in zip(a, b, strict=True))
     assert ropaws_probs(*draw(0))[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rounding_makes_no_probability_negative(seed: int) -> None:
+    """A negative one has no root, and sharpening would make the loss NaN."""
+    generator = torch.Generator().manual_seed(seed)
+    support = torch.randn(50, 16, generator=generator, dtype=torch.float32)
+    queries = support[:40] + 1e-3 * torch.randn(40, 16, generator=generator, dtype=torch.float32)
+    labels = smooth_labels(torch.arange(50) % 10, 10).float()
+    probs, belief = ropaws_probs(queries, support, labels, temperature=0.05)
+    assert probs.min() >= 0
+    assert belief.max() <= 1

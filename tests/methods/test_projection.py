@@ -196,7 +196,7 @@ def test_the_command_line_predicts_a_folder_of_unlabelled_images() -> None:
     assert [found[i] for i in range(30)] == [str(c) for c in expected.argmax(dim=1).tolist()]
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_a_checkpoint_predicts_in_another_precision(precision: str) -> None:
     cli = fit("PAWS", "a", 4, *FAST)
     (tested,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
@@ -206,6 +206,23 @@ def test_a_checkpoint_predicts_in_another_precision(precision: str) -> None:
     targets = cli.datamodule.source.test.targets.tolist()
     right = sum(line.split(",")[1] == str(y) for line, y in zip(lines, targets, strict=True))
     assert right / 360 == pytest.approx(tested["test/acc"], abs=0.05)
+
+
+def test_a_checkpoint_of_float64_is_opened_in_float32() -> None:
+    fit("PAWS", "a", 2, *FAST, "--trainer.precision", "64-true")
+    module = PAWS.load_from_checkpoint("a/checkpoints/last.ckpt").eval()
+    probs = probabilities(module, torch.rand(2, 3, 8, 8))
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("data", [("--data.root", "photos"), ("--data.dataset", "digits")])
+def test_without_embeddings_the_checkpoint_is_to_blame(data: tuple[str, str]) -> None:
+    """No folder of unlabelled images is, and the data set has labels that the run did not have."""
+    fit("PAWS", "a", 2, *FAST, "--trainer.limit_val_batches", "0")
+    Path("photos").mkdir()
+    Image.new("L", (8, 8)).save("photos/one.png")
+    with pytest.raises(ValueError, match="embeddings"):
+        run(["predict", "--ckpt_path", "a/checkpoints/last.ckpt", *data, *QUIET])
 
 
 def _test(path: str, *args: str) -> tuple[dict[str, float], Tensor]:
