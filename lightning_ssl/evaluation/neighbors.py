@@ -108,7 +108,7 @@ class SoftNearestNeighbors(nn.Module):
                 "Soft nearest neighbours need labelled images to compare with: call `fit_support` "
                 "after the last training step."
             )
-        self.support = self.support.to(embeddings.device)
+        self.support = self.support.to(embeddings)
         self.target = self.target.to(embeddings.device)
         probs = classify_by_neighbors(
             embeddings, self.support, self.target, self.num_classes, temperature=self.temperature
@@ -119,7 +119,8 @@ class SoftNearestNeighbors(nn.Module):
 class SoftNearestNeighborAccuracy(Metric):
     """Top-k accuracy of soft nearest neighbours, as PAWS-NN is reported.
 
-    Embeddings of all processes are kept until :meth:`compute`, which then walks them in chunks.
+    Embeddings of all processes are kept until :meth:`compute`, which then walks them in chunks. A
+    process without images has to call :meth:`update` with none, not to leave it out.
 
     Reference: Assran et al., 2021, https://arxiv.org/abs/2104.13963, sec. 5.
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_ssl.losses.basic import promote
+from lightning_ssl.losses.basic import full_precision, promote
 
 _SMALLEST = 1e-4
 """Target probabilities below it count as 0, as in facebookresearch/suncet; no paper has it."""
@@ -23,7 +23,9 @@ def sharpen(probs: Tensor, *, temperature: float = 0.25) -> Tensor:
         >>> sharpen(torch.tensor([0.5, 0.5, 0.0]), temperature=0.25).tolist()
         [0.5, 0.5, 0.0]
     """
-    powers = promote(probs) ** (1 / temperature)
+    probs = promote(probs)
+    # Relative to the largest, or many even classes would all vanish at a low temperature.
+    powers = (probs / probs.detach().amax(dim=-1, keepdim=True)) ** (1 / temperature)
     return powers / powers.sum(dim=-1, keepdim=True)
 
 
@@ -53,7 +55,8 @@ def paws_targets(probs: Tensor, *, temperature: float = 0.25) -> tuple[Tensor, T
     sharp = sharpen(probs.detach(), temperature=temperature)
     views = len(sharp)
     others = 1 - torch.eye(views, dtype=sharp.dtype, device=sharp.device)
-    large = torch.einsum("vw,wbc->vbc", others / (views - 1), sharp)
+    with full_precision(sharp):
+        large = torch.einsum("vw,wbc->vbc", others / (views - 1), sharp)
     return _cut(large), _cut(sharp.mean(dim=0))
 
 

@@ -63,7 +63,7 @@ def ropaws_probs(
         )
         # `solve` would make the host wait to learn that a matrix with rows below 1 is regular.
         known_mass = torch.linalg.solve_ex(own.to(unlabeled) - unlabeled, labeled @ labels)[0]
-        belief = known_mass.sum(dim=1)
+        belief = known_mass.sum(dim=1).clamp(max=1)  # rounding may lead beyond
         present = (labels.amax(dim=0) > 0).to(labels)
         rest = (1 - belief)[:, None] * present / present.sum()
     return known_mass + rest, belief

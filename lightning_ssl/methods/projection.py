@@ -163,9 +163,19 @@ class ProjectionModule(SSLModule, ABC):
         self._embed_support()
 
     def on_predict_epoch_start(self) -> None:
-        """Embed the labelled images, unless a checkpoint or the user brought embeddings."""
-        if not self.classifier.fitted:
-            self._embed_support()
+        """Embed the labelled images, unless a checkpoint or the user brought embeddings.
+
+        Raises:
+            ValueError: If a checkpoint did not: its labels are unknown to data to be predicted.
+        """
+        if self.classifier.fitted:
+            return
+        if self.trainer.ckpt_path is not None:
+            raise ValueError(
+                "`ckpt_path` must be a checkpoint written after a validation, which carries the "
+                f"embeddings of the labelled images, got '{self.trainer.ckpt_path}' without."
+            )
+        self._embed_support()
 
     def _embed_support(self) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)

@@ -119,7 +119,7 @@ def test_without_doubt_or_unlabelled_images_it_is_paws(seed: int) -> None:
 def test_what_is_far_from_all_labels_is_doubted() -> None:
     support, labels = torch.eye(3)[:2], torch.eye(3)[:2]
     queries = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    probs, belief = ropaws_probs(queries, support, labels)
+    probs, belief = ropaws_probs(queries, support, labels, prior_temperature=0.1)
     # All it can have is e^(-1 / 0.1).
     assert 0 < belief[0] < math.exp(-10)
     assert belief[1] > 0.99
