@@ -1,16 +1,25 @@
-"""A full FixMatch training step against bare forward and backward, and where the rest goes.
+"""A full training step of a method against bare forward and backward, and where the rest goes.
 
     python benchmarks/step.py                                     # about 7 minutes on 2 cores
     python benchmarks/step.py --backbone wrn_10_1 --repeats 9 --threads 1 --cpu-time --keep-memory
-    python benchmarks/step.py --backbone wrn_28_2 --steps 50 --device cuda --markdown
+    python benchmarks/step.py --method PAWS --backbone paws_wrn_28_2 --steps 50 --device cuda
 
-Full is the wall time of a step inside ``Trainer.fit``: fetching, transfer, views, forward, losses,
-logging, backward, optimizer, schedule, average of the weights. Bare is forward, cross-entropy and
-backward of the same network on as many fixed float images, channels last. A round times
-``--steps`` full steps and then as many bare ones, so that noise meets both; the ratio is the
-median over the rounds of full / bare, and next to it the ratio of the two minima. Each round ends
-with as many full steps in which every part is timed (on CUDA the device is waited for after each
-part, which makes those steps slower than the timed ones); the parts add up to such a step.
+Full is the wall time of a step inside ``Trainer.fit``: fetching, transfer, views, forward, heads,
+losses, logging, backward, optimizer, schedule, average of the weights. The method's arguments are
+their defaults, the batch sizes those of its config. Bare is the backbone alone, without heads: the
+calls of it that one step makes, counted in a warm-up step, on as many fixed float images of the
+same sizes, channels last; the mean of all features is the loss. A call that no gradient comes
+back to is a forward pass; one whose images need a gradient, as in adversarial training, is
+followed at once by the backward pass to them; the others share one backward pass to the weights.
+A second network of the backbone's class, such as a teacher, counts like the backbone.
+
+A round times ``--steps`` full steps and then as many bare ones, so that noise meets both; the ratio
+is the median over the rounds of full / bare, and next to it the ratio of the two minima. Each round
+ends with as many full steps in which every part is timed (on CUDA the device is waited for after
+each part, which makes those steps slower than the timed ones); the parts add up to such a step.
+Forward and backward are the network's, and stand beside those of a bare step; the backward passes
+of losses and heads are parts of their own. Joining views is what comes between them and the
+network: one tensor of several views, channels last.
 
 On a busy machine ``--threads 1 --cpu-time`` still tells a few per cent apart. By default glibc
 gives large freed blocks back to the system, and the page faults of taking them anew are a fifth of
@@ -25,124 +34,83 @@ import statistics
 import sys
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from augment import cpu
-from pytorch_lightning.profilers import Profiler
+from parts import (
+    BACKWARD,
+    EMA,
+    FETCH,
+    FORWARD,
+    HEADS,
+    HEADS_BACKWARD,
+    JOIN,
+    LOSS,
+    LOSS_BACKWARD,
+    OPTIMIZER,
+    REST,
+    Parts,
+    SplitViews,
+)
 from torch import Tensor, nn
-from torch.nn import functional
 
-from lightning_ssl.augment import Views
+from lightning_ssl import methods
+from lightning_ssl.cli_configs import CONFIGS
 from lightning_ssl.data import SSLDataModule, from_arrays
-from lightning_ssl.methods import FixMatch
 
+METHODS = [name for name in methods.__all__ if name != "SSLModule"]
 BARS = {"wrn_10_1": 1.08, "wrn_28_2": 1.02}
 CLASSES, IMAGES, LABELS, WARMUP = 10, 50_000, 4_000, 2
-FETCH, OPTIMIZER = "fetch, transfer, gather", "optimizer, schedule"
-LOSS, REST = "losses, logging", "rest of Lightning"
-PARTS = {  # the last word of Lightning's names of what it does
-    "train_dataloader_next": FETCH,
-    "batch_to_device": FETCH,
-    "training_step": LOSS,
-    "backward": "backward",
-    "optimizer_step": OPTIMIZER,
-    "lr_scheduler_step": OPTIMIZER,
-}
+SIZES = ("batch_size", "unlabeled_batch_size")
 
 
-class Parts(Profiler):
-    """Time of each part without what is timed inside it; what has no name counts for its caller."""
+@dataclass
+class Call:
+    """One call of a network in a step."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__()
-        self.clock = clock
-        self.on = False
-        self.times: dict[str, float] = {}
+    shape: torch.Size
+    to_images: bool
+    """Whether its images need a gradient."""
+    backward: bool = False
+    """Whether a gradient came back."""
 
-    def begin(self) -> None:
-        """Start anew, inside one action of Lightning's."""
-        self.on, self.times, self._stack = True, defaultdict(float), [REST, REST]
-        self._mark = self.clock()
-
-    def end(self, steps: int) -> dict[str, float]:
-        """Return seconds per step."""
-        self._switch()
-        self.on = False
-        return {part: seconds / steps for part, seconds in self.times.items()}
-
-    def start(self, action_name: str) -> None:
-        """Enter an action."""
-        if self.on:
-            self._switch()
-            hook = action_name.rpartition(".")[2]
-            part = PARTS.get(hook) or (action_name if action_name.islower() else None)
-            if hook == "on_train_batch_end" and "[Callback]EMA" in action_name:
-                part = "EMA"
-            self._stack.append(part or self._stack[-1])
-
-    def stop(self, action_name: str) -> None:
-        """Leave it."""
-        if self.on:
-            self._switch()
-            self._stack.pop()
-
-    def _switch(self) -> None:
-        now = self.clock()
-        self.times[self._stack[-1]] += now - self._mark
-        self._mark = now
-
-
-class SplitViews:
-    """The views of the datamodule, one after the other and timed while parts are."""
-
-    def __init__(self, views: Views, data: SSLDataModule, method: FixMatch, parts: Parts) -> None:
-        self.views, self.parts = views, parts
-        options = {"mean": data.mean, "std": data.std, "hflip": data.source.hflip}
-        self.single = {
-            stream: {
-                name: Views({stream: {name: copies}}, data.image_size, seed=data.seed, **options)
-                for name, copies in declared.items()
-            }
-            for stream, declared in method.views.items()
-        }
-
-    def __call__(self, stream: str, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], ...]:
-        """Make the views of a stream."""
-        if not self.parts.on:
-            return self.views(stream, *args, **kwargs)
-        out: dict[str, Any] = {}
-        for name, views in self.single[stream].items():
-            with self.parts.profile(f"views: {stream}, {name}"):
-                out |= views(stream, *args, **kwargs)[0]
-        return out, {}
+    def __str__(self) -> str:
+        kind = "" if self.backward else ", forward"
+        kind = ", to images" if self.backward and self.to_images else kind
+        return f"{self.shape[0]} of {self.shape[2]}x{self.shape[3]}{kind}"
 
 
 class Rounds(pl.Callback):
     """Interleave full steps, bare steps and steps in parts while a trainer fits."""
 
-    def __init__(self, images: int, steps: int, repeats: int, parts: Parts) -> None:
-        self.images, self.steps, self.repeats, self.parts = images, steps, repeats, parts
+    def __init__(self, steps: int, repeats: int, parts: Parts) -> None:
+        self.steps, self.repeats, self.parts = steps, repeats, parts
+        self.calls: list[Call] = []
         self.full: list[float] = []
         self.bare: list[float] = []
-        self.bare_parts: list[tuple[float, float]] = []
+        self.bare_parts: list[dict[str, float]] = []
         self.full_parts: list[dict[str, float]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the bare network's input and split the views."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        draw = data._draw_views
-        draw.views = SplitViews(draw.views, data, pl_module, self.parts)  # type: ignore[arg-type]
-        shape = (self.images, data.source.channels, data.image_size, data.image_size)
-        images = torch.randn(shape, device=pl_module.device)
-        self._input = images.contiguous(memory_format=torch.channels_last)
-        self._target = torch.randint(CLASSES, (self.images,), device=pl_module.device)
-        self._network = nn.Sequential(pl_module.backbone, pl_module.classifier)
-        pl_module.register_forward_pre_hook(lambda *_: self.parts.start("forward"))
-        pl_module.register_forward_hook(lambda *_: self.parts.stop("forward"))
+        """Watch network and heads, and split the views."""
+        draw = trainer.datamodule._draw_views  # type: ignore[attr-defined]
+        draw.views = SplitViews(draw.views, self.parts)
+        self._backbone: Any = pl_module.backbone
+        kind = type(self._backbone)
+        self._networks = [module for module in pl_module.modules() if type(module) is kind]
+        for network in self._networks:
+            self.parts.watch(network, FORWARD, BACKWARD)
+        for head in pl_module.children():
+            if head not in self._networks and any(True for _ in head.parameters()):
+                self.parts.watch(head, HEADS, HEADS_BACKWARD)
+        for name in ("forward_together", "project_together"):
+            if hasattr(pl_module, name):
+                setattr(pl_module, name, self.parts.timed(JOIN, getattr(pl_module, name)))
         self._rounds = self._run()
 
     def on_train_batch_start(self, *args: Any) -> None:
@@ -151,7 +119,19 @@ class Rounds(pl.Callback):
 
     def _run(self) -> Iterator[None]:
         """Yield for each full step."""
-        for _ in range(WARMUP):
+        handles = [network.register_forward_hook(self._record) for network in self._networks]
+        yield
+        for handle in handles:
+            handle.remove()
+        device = next(self._backbone.parameters()).device
+        self._images = [
+            torch.randn(call.shape, device=device)
+            .contiguous(memory_format=torch.channels_last)
+            .requires_grad_(call.to_images)
+            for call in self.calls
+        ]
+        self._time_bare(1)
+        for _ in range(WARMUP - 1):
             yield
             self._time_bare(1)
         for _ in range(self.repeats):
@@ -160,31 +140,39 @@ class Rounds(pl.Callback):
                 yield
             self.full.append((self.parts.clock() - start) / self.steps)
             self.bare.append(self._time_bare(self.steps))
-            self.bare_parts.append(self._split_bare())
+            self.parts.begin()
+            self._time_bare(self.steps)
+            self.bare_parts.append(self.parts.end(self.steps))
             self.parts.begin()
             for _ in range(self.steps):
                 yield
             self.full_parts.append(self.parts.end(self.steps))
         yield
 
+    def _record(self, _network: nn.Module, inputs: tuple[Tensor], features: Tensor) -> None:
+        call = Call(inputs[0].shape, inputs[0].requires_grad)
+        self.calls.append(call)
+        if features.requires_grad:
+            features.register_hook(lambda _: setattr(call, "backward", True))
+
     def _time_bare(self, steps: int) -> float:
         start = self.parts.clock()
         for _ in range(steps):
-            self._loss().backward()
-            self._network.zero_grad()
+            self._step_bare()
         return (self.parts.clock() - start) / steps
 
-    def _split_bare(self) -> tuple[float, float]:
-        start = self.parts.clock()
-        loss = self._loss()
-        middle = self.parts.clock()
-        loss.backward()
-        end = self.parts.clock()
-        self._network.zero_grad()
-        return middle - start, end - middle
-
-    def _loss(self) -> Tensor:
-        return functional.cross_entropy(self._network(self._input), self._target)
+    def _step_bare(self) -> None:
+        losses = []
+        for call, images in zip(self.calls, self._images, strict=True):
+            with torch.set_grad_enabled(call.backward):
+                loss = self._backbone(images).mean()
+            if call.backward and call.to_images:
+                torch.autograd.grad(loss, images)
+            elif call.backward:
+                losses.append(loss)
+        if losses:
+            torch.stack(losses).sum().backward()
+        self._backbone.zero_grad()
 
 
 def clock_of(device: str, cpu_time: bool) -> Callable[[], float]:
@@ -206,20 +194,24 @@ def keep_memory() -> None:
         raise OSError("`--keep-memory` needs glibc's mallopt.")
 
 
+def batch_sizes(args: argparse.Namespace) -> dict[str, int]:
+    """Those of the method's config, unless flags say otherwise."""
+    configs = (yaml.safe_load(path.read_text()) for path in (CONFIGS / "methods").glob("*.yaml"))
+    data = next(c["data"] for c in configs if c["model"]["class_path"] == args.method)
+    given = {size: getattr(args, size) or data.get(size) for size in SIZES}
+    return {size: number for size, number in given.items() if number}
+
+
 def run(backbone: str, args: argparse.Namespace) -> Rounds:
     """Fit for as many steps as the rounds need."""
     pl.seed_everything(0, verbose=False)
     pixels = torch.randint(256, (IMAGES, 3, args.size, args.size), dtype=torch.uint8)
     source = from_arrays(pixels, torch.arange(IMAGES) % CLASSES)
     data = SSLDataModule.from_source(
-        source,
-        num_labels=LABELS,
-        val_per_class=0,
-        batch_size=args.labeled,
-        unlabeled_batch_size=args.unlabeled,
+        source, num_labels=LABELS, val_per_class=0, **batch_sizes(args)
     )
     parts = Parts(clock_of(args.device, args.cpu_time))
-    rounds = Rounds(args.labeled + 2 * args.unlabeled, args.steps, args.repeats, parts)
+    rounds = Rounds(args.steps, args.repeats, parts)
     trainer = pl.Trainer(
         accelerator=args.device,
         devices=1,
@@ -233,7 +225,7 @@ def run(backbone: str, args: argparse.Namespace) -> Rounds:
         callbacks=[rounds],
         profiler=parts,
     )
-    trainer.fit(FixMatch(CLASSES, backbone=backbone), datamodule=data)
+    trainer.fit(getattr(methods, args.method)(CLASSES, backbone=backbone), datamodule=data)
     return rounds
 
 
@@ -243,6 +235,8 @@ def step_row(backbone: str, rounds: Rounds) -> list[str]:
     ratio, bar = statistics.median(ratios), BARS.get(backbone)
     return [
         backbone,
+        str(len(rounds.calls)),
+        " + ".join(map(str, rounds.calls)),
         f"{statistics.median(rounds.bare) * 1e3:.1f}",
         f"{statistics.median(rounds.full) * 1e3:.1f}",
         f"{ratio:.3f}",
@@ -255,19 +249,24 @@ def step_row(backbone: str, rounds: Rounds) -> list[str]:
 def part_rows(rounds: Rounds) -> list[list[str]]:
     """Lines of the second table: each part, medians over the rounds."""
     bare = statistics.median(rounds.bare)
-    forward, backward = (statistics.median(part) for part in zip(*rounds.bare_parts, strict=True))
-    beside = {"forward": forward, "backward": backward}
-    names = dict.fromkeys(name for parts in rounds.full_parts for name in parts)
-    median = {n: statistics.median(p.get(n, 0.0) for p in rounds.full_parts) for n in names}
+    median, beside = _medians(rounds.full_parts), _medians(rounds.bare_parts)
     views = [name for name in median if name.startswith("views")]
-    order = [FETCH, *views, "forward", LOSS, "backward", OPTIMIZER, "EMA", REST]
-    rows = [_part(name, median.get(name, 0.0), bare, beside.get(name)) for name in order]
-    extra = [*views, FETCH, LOSS, OPTIMIZER, "EMA", REST]
-    rows.append(_part("all but forward, backward", sum(median.get(n, 0.0) for n in extra), bare))
-    rows.append(_part("sum", sum(median.values()), bare, forward + backward))
+    before, losses = [FETCH, *views, JOIN], [HEADS, LOSS, LOSS_BACKWARD, HEADS_BACKWARD]
+    after = [OPTIMIZER, EMA, REST]
+    order = [*before, FORWARD, *losses, BACKWARD, *after]
+    network = {part: beside.get(part, 0.0) for part in (FORWARD, BACKWARD)}
+    rows = [_part(name, median.get(name, 0.0), bare, network.get(name)) for name in order]
+    extra = sum(seconds for name, seconds in median.items() if name not in network)
+    rows.append(_part("all but forward, backward", extra, bare))
+    rows.append(_part("sum", sum(median.values()), bare, sum(network.values())))
     whole = statistics.median(sum(parts.values()) for parts in rounds.full_parts)
     rows.append(_part("step timed in parts", whole, bare))
     return rows
+
+
+def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for parts in rounds for name in parts)
+    return {name: statistics.median(parts.get(name, 0.0) for parts in rounds) for name in names}
 
 
 def _part(name: str, seconds: float, bare: float, beside: float | None = None) -> list[str]:
@@ -293,11 +292,12 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> 
 def main() -> None:
     """Print the ratio of each backbone, and its parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--method", choices=METHODS, default="FixMatch")
     parser.add_argument("--backbone", nargs="+", default=["wrn_10_1", "wrn_28_2"])
     parser.add_argument("--steps", type=int, default=1, help="of each kind per round")
     parser.add_argument("--repeats", type=int, default=9, help="rounds")
-    parser.add_argument("--labeled", type=int, default=64)
-    parser.add_argument("--unlabeled", type=int, default=448)
+    for flag, size in zip(("--labeled", "--unlabeled"), SIZES, strict=True):
+        parser.add_argument(flag, dest=size, type=int, help="images; as in the method's config")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, help="of torch; as many as cores by default")
@@ -321,12 +321,11 @@ def main() -> None:
     gpu = f", {torch.cuda.get_device_name()}" if args.device == "cuda" else ""
     print(f"{cpu()}, {torch.get_num_threads()} threads{gpu}; Python {platform.python_version()},")
     print(f"torch {torch.__version__}, pytorch-lightning {pl.__version__}")
-    print(
-        f"FixMatch, {args.labeled} + 2 x {args.unlabeled} images of {args.size}x{args.size}, "
-        f"{args.repeats} rounds of {args.steps} steps; ms per step\n"
-    )
+    sizes = ", ".join(f"{size} {number}" for size, number in batch_sizes(args).items())
+    print(f"{args.method}, {sizes}; {args.repeats} rounds of {args.steps} steps; ms per step\n")
     results = {backbone: run(backbone, args) for backbone in args.backbone}
-    head = ["backbone", "bare", "full", "ratio", "over rounds", "of minima", "bar"]
+    times = ["bare", "full", "ratio", "over rounds", "of minima", "bar"]
+    head = ["backbone", "network calls", "images", *times]
     show(head, [step_row(*item) for item in results.items()], args.markdown)
     for backbone, rounds in results.items():
         show([backbone, "ms", "of bare", "bare ms"], part_rows(rounds), args.markdown)
