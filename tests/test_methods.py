@@ -35,13 +35,19 @@ class Row:
         return self.name
 
 
-def _projection(name: str, config: str, logged: set[str], unlabeled: bool = True) -> Row:
+def _projection(
+    name: str,
+    config: str,
+    logged: set[str],
+    unlabeled: bool = True,
+    options: tuple[str, ...] = ("--data.batch_size", "20"),
+) -> Row:
     return Row(
         name,
         config,
         logged,
         unlabeled,
-        options=("--data.batch_size", "20") if name != "SimCLR" else (),
+        options=options,
         exact=("--model.head_args", "{norm: none}"),
         adds_up=False,
         rounding=0.2,
@@ -56,9 +62,14 @@ ROWS = [
         {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
         options=("--model.threshold", "0.15"),
     ),
-    _projection("PAWS", "paws", {"train/loss_u", "train/loss_me_max", "train/pseudo_acc"}),
+    _projection(
+        "PAWS",
+        "paws",
+        {"train/loss_u", "train/loss_me_max", "train/pseudo_acc"},
+        options=("--data.batch_size", "20", "--model.local_views", "2"),
+    ),
     _projection("RoPAWS", "ropaws", {"train/loss_u", "train/loss_me_max", "train/pseudo_acc"}),
-    _projection("SimCLR", "simclr", set()),
+    _projection("SimCLR", "simclr", set(), options=()),
     _projection("SimCLRCT", "simclr_ct", {"train/loss_x", "train/loss_u"}),
     _projection("SuNCEt", "suncet", set(), unlabeled=False),
 ]

@@ -37,7 +37,8 @@ class PAWS(ProjectionModule):
         num_classes: Number of classes; taken from the data on the command line.
         support_views: Views of each labelled image, at least 1.
         global_views: Large views of each unlabelled image, at least 2.
-        local_views: Small views of each unlabelled image; 0 for none.
+        local_views: Small views of each unlabelled image, the paper's 6 in the configs; 0 for none,
+            as where a part of the image does not tell its class.
         sharpening: Temperature of the sharpening, in (0, 1].
         label_smoothing: Share of a support's label that all classes of the step get, in [0, 1).
         me_max: Whether the entropy of the mean prediction is maximised: right where classes are
@@ -55,7 +56,7 @@ class PAWS(ProjectionModule):
         num_classes: int,
         support_views: int = 2,
         global_views: int = 2,
-        local_views: int = 6,
+        local_views: int = 0,
         sharpening: float = 0.25,
         label_smoothing: float = 0.1,
         me_max: bool = True,

@@ -203,11 +203,12 @@ class TestStep:
 
 def test_the_defaults_are_the_papers() -> None:
     module = RoPAWS(CLASSES, backbone="wrn_10_1")
-    expected = OPTIONS | ROBUST | {"support_views": 2, "global_views": 2, "local_views": 6}
+    expected = OPTIONS | ROBUST | {"support_views": 2, "global_views": 2, "local_views": 0}
     expected["prior_temperature"] = 3.0  # ImageNet's
     assert {name: getattr(module, name) for name in expected} == expected
-    assert module.views == {"labeled": {"support": 2}, "unlabeled": {"global": 2, "local": 6}}
-    assert "local" not in PAWS(CLASSES, local_views=0, backbone="wrn_10_1").views["unlabeled"]
+    assert module.views == {"labeled": {"support": 2}, "unlabeled": {"global": 2}}
+    six = PAWS(CLASSES, local_views=6, backbone="wrn_10_1").views
+    assert six["unlabeled"] == {"global": 2, "local": 6}
 
 
 @pytest.mark.parametrize("method", [PAWS, RoPAWS])
