@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from lightning_ssl.augment import RandomResizedCrop, preset
 from lightning_ssl.cli import run
+from lightning_ssl.data.plan import Plan, Stratified
 from lightning_ssl.optim import Schedule, multiplier
 
 CIFAR, IMAGENET = 50_000, 1_281_167
@@ -188,6 +190,24 @@ def test_sizes(name: str, printed: Any) -> None:
     else:
         assert data["steps_per_epoch"] == "labeled"
         assert shipped.images // data["batch_size"] == shipped.steps
+
+
+@pytest.mark.parametrize("name", [n for n, shipped in SHIPPED.items() if shipped.classes])
+def test_support_of_each_process(name: str, printed: Any) -> None:
+    shipped, data = SHIPPED[name], printed(name)["data"]
+    assert shipped.classes is not None
+    classes, images = (10, 400) if shipped.images <= CIFAR else (1000, 128)
+    targets = torch.arange(classes).repeat(images)
+    options = {key: data[key] for key in ("classes_per_batch", "unique_classes_per_rank")}
+    order = Stratified(targets, data["batch_size"], 0, "labeled", **options)
+    for rank in range(0, shipped.processes, 21):
+        plan = Plan(order, None, rank=rank, world_size=shipped.processes)
+        rows = plan(3).labeled
+        assert rows is not None
+        counts = targets[rows].bincount(minlength=classes)
+        assert counts.unique().tolist() in ([0, shipped.per_class], [shipped.per_class])
+        assert counts.count_nonzero() == shipped.classes
+        assert len(rows.unique()) == len(rows)
 
 
 @each_shipped
