@@ -1,0 +1,76 @@
+"""The recipes of the PAWS family train, and their crops are those of facebookresearch/suncet."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_ssl.augment import RandomResizedCrop, preset
+from lightning_ssl.cli import run
+
+QUIET = (
+    *("--trainer.accelerator", "cpu", "--trainer.strategy", "auto"),
+    *("--trainer.precision", "32-true", "--trainer.sync_batchnorm", "false"),
+    *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+    *("--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--run_dir", "a"),
+    *("--trainer.log_every_n_steps", "1", "--trainer.enable_checkpointing", "false"),
+)
+ON_DIGITS = ("paws_cifar10", "suncet_cifar10", "paws_tf_cifar10")
+ON_PHOTOS = [
+    "paws_imagenet_vit",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("paws_imagenet", "ropaws_imagenet", "simclr_ct_imagenet")
+    ),
+    "paws_imagenet_finetune",
+]
+
+
+@pytest.mark.parametrize("name", [*ON_DIGITS, *ON_PHOTOS])
+def test_recipes_train(name: str) -> None:
+    """One update on few and small images; only sizes and the data are changed."""
+    if name in ON_DIGITS:
+        data = [*("--data.dataset", "digits", "--data.num_labels", "20"),
+                *("--data.batch_size", "20", "--data.std", "null")]  # fmt: skip
+    else:
+        draw = np.random.default_rng(0)
+        for i in range(16):
+            for part in ("train", "test"):
+                path = Path("photos", part, f"class{i % 2}", f"{i}.png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(draw.integers(0, 256, (112, 112, 3), np.uint8)).save(path)
+        data = [*("--data.dataset", "folder", "--data.root", "photos", "--data.batch_size", "4"),
+                *("--data.image_size", "112", "--data.label_fraction", "0.5"),
+                *("--data.num_workers", "0", "--data.eval_batch_size", "4")]  # fmt: skip
+        if "finetune" not in name:
+            data += ["--data.classes_per_batch", "2"]
+    small = ("--data.unlabeled_batch_size", "4", *QUIET)
+    cli: Any = run(["fit", "-c", name, *data, *small])
+    assert cli.trainer.global_step == 1
+    logged = cli.trainer.callback_metrics
+    assert logged["train/loss"].isfinite()
+    assert 0 <= logged["test/acc"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "multicrop", "side", "scale"),
+    [
+        ("support", 32, True, 32, (0.75, 1.0)),
+        ("global", 32, True, 32, (0.75, 1.0)),
+        ("global", 32, False, 32, (0.5, 1.0)),
+        ("local", 32, True, 18, (0.3, 0.75)),
+        ("support", 224, True, 224, (0.14, 1.0)),
+        ("global", 224, True, 224, (0.14, 1.0)),
+        ("global", 224, False, 224, (0.08, 1.0)),
+        ("local", 224, True, 96, (0.05, 0.14)),
+        ("simclr", 224, False, 224, (0.08, 1.0)),
+        ("basic", 224, False, 224, (0.08, 1.0)),
+        ("weak", 224, False, 224, (0.08, 1.0)),
+    ],
+)
+def test_crops(view: str, size: int, multicrop: bool, side: int, scale: tuple[float, ...]) -> None:
+    crop = next(iter(preset(view, size, multicrop=multicrop)))
+    assert isinstance(crop, RandomResizedCrop)
+    assert (crop.size, crop.scale, crop.ratio) == (side, scale, (3 / 4, 4 / 3))
