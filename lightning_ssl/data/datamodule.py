@@ -294,6 +294,7 @@ class SSLDataModule(DescribedData):
             stage=stage,
             num_workers=self._workers(images),
             pin_memory=self._pin_memory,
+            keep_workers=stage != "support",  # each evaluation asks for a new loader of these
         )
 
     def _workers(self, images: Images) -> int:

@@ -57,12 +57,18 @@ class _EvaluationBatches(IterableDataset[tuple[Any, ...]]):
 class _Loader:
     """Items of a dataset, from workers that live as long as the loader is in use."""
 
-    def __init__(self, dataset: IterableDataset[Any], num_workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        dataset: IterableDataset[Any],
+        num_workers: int,
+        pin_memory: bool,
+        keep_workers: bool = True,
+    ) -> None:
         self._loader = DataLoader(
             dataset,
             batch_size=None,
             num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+            persistent_workers=num_workers > 0 and keep_workers,
             pin_memory=pin_memory,
             collate_fn=_identity,
         )
@@ -140,9 +146,11 @@ class EvaluationLoader(_Loader):
         batch_size: Images per batch and rank.
         rank: This process.
         world_size: Number of processes.
-        stage: What the list is: ``val``, ``test`` or ``predict``; metrics are logged under it.
+        stage: What the list is: ``val``, ``test``, ``predict`` or ``support``; metrics are logged
+            under it.
         num_workers: Worker processes.
         pin_memory: Copy batches to page-locked memory, for CUDA.
+        keep_workers: Whether the workers wait for the next walk, until Lightning ends them.
     """
 
     def __init__(
@@ -156,11 +164,12 @@ class EvaluationLoader(_Loader):
         stage: str = "val",
         num_workers: int = 0,
         pin_memory: bool = False,
+        keep_workers: bool = True,
     ) -> None:
         self.stage = stage
         self.num_images = len(indices)  # of all ranks
         self._batches = _EvaluationBatches(fetch, indices[rank::world_size], batch_size)
-        super().__init__(self._batches, num_workers, pin_memory)
+        super().__init__(self._batches, num_workers, pin_memory, keep_workers)
 
     def __len__(self) -> int:
         return len(self._batches.chunks)
