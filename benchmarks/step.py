@@ -67,6 +67,7 @@ METHODS = [name for name in methods.__all__ if name != "SSLModule"]
 BARS = {"wrn_10_1": 1.08, "wrn_28_2": 1.02}
 CLASSES, IMAGES, LABELS, WARMUP = 10, 50_000, 4_000, 2
 SIZES = ("batch_size", "unlabeled_batch_size")
+VIEWS = ("support_views", "global_views", "local_views", "copies")
 
 
 @dataclass
@@ -194,10 +195,15 @@ def keep_memory() -> None:
         raise OSError("`--keep-memory` needs glibc's mallopt.")
 
 
+def config_of(method: str) -> dict[str, Any]:
+    """The config with the paper's values."""
+    configs = (yaml.safe_load(path.read_text()) for path in (CONFIGS / "methods").glob("*.yaml"))
+    return next(config for config in configs if config["model"]["class_path"] == method)
+
+
 def batch_sizes(args: argparse.Namespace) -> dict[str, int]:
     """Those of the method's config, unless flags say otherwise."""
-    configs = (yaml.safe_load(path.read_text()) for path in (CONFIGS / "methods").glob("*.yaml"))
-    data = next(c["data"] for c in configs if c["model"]["class_path"] == args.method)
+    data = config_of(args.method)["data"]
     given = {size: getattr(args, size) or data.get(size) for size in SIZES}
     return {size: number for size, number in given.items() if number}
 
@@ -225,7 +231,9 @@ def run(backbone: str, args: argparse.Namespace) -> Rounds:
         callbacks=[rounds],
         profiler=parts,
     )
-    trainer.fit(getattr(methods, args.method)(CLASSES, backbone=backbone), datamodule=data)
+    options = config_of(args.method)["model"]["init_args"]
+    views = {name: value for name, value in options.items() if name in VIEWS}
+    trainer.fit(getattr(methods, args.method)(CLASSES, backbone=backbone, **views), datamodule=data)
     return rounds
 
 

@@ -40,6 +40,7 @@ _FUTILE = (
     r"The dirpath has changed from",
     r"Total length of `list` across ranks is zero",
     r"Checkpoint directory .* exists and is not empty",
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen on purpose
 )
 
 # Trying every docstring style costs a second of start-up.
@@ -123,10 +124,10 @@ class SSLCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where everything is."""
         folder = self.config["fit"].run_dir
-        rank_zero_info(
-            f"Run folder: {folder}\nUse it: lightning-ssl predict --ckpt_path "
-            f"{folder}/checkpoints/best.ckpt --data.root IMAGES"
-        )
+        best = f"{folder}/checkpoints/best.ckpt"
+        rank_zero_info(f"Run folder: {folder}")
+        if Path(best).exists():
+            rank_zero_info(f"Use it: lightning-ssl predict --ckpt_path {best} --data.root IMAGES")
 
 
 def run(args: Sequence[str]) -> SSLCLI | None:

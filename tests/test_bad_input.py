@@ -93,6 +93,7 @@ def test_options(
         (("--model.global_views", "1"), ("`global_views`", "at least 2", "1")),
         (("--model.output_dim", "0"), ("`output_dim`", "at least 1", "0")),
         (("--model.head_args", "{width: 3}"), ("`head_args`", "hidden_features", "'width'")),
+        (("--model.head_args", "{hidden_features: 0}"), ("`hidden_features`", "at least 1", "0")),
         (("--model.head_args", "{layers: 4}"), ("`layers`", "(2, 3)", "4")),
         (("--data.batch_size", "8"), ("`data.batch_size`", "multiple", "(10,", "8")),
         (("--data.classes_per_batch", "11"), ("`data.classes_per_batch`", "[1, 10]", "11")),
@@ -100,7 +101,7 @@ def test_options(
             ("--data.labeled_order", "balanced", "--data.classes_per_batch", "5"),
             ("`data.classes_per_batch`", "'stratified'", "'balanced'"),
         ),
-        (("--data.views", "{weak: torch.nn.Identity}"), ("'weak'", "'support'", "'local'")),
+        (("--data.views", "{weak: torch.nn.Identity}"), ("'weak'", "'support'", "'global'")),
     ],
 )
 def test_options_of_paws(

@@ -68,7 +68,12 @@ ROWS = [
         {"train/loss_u", "train/loss_me_max", "train/pseudo_acc"},
         options=("--data.batch_size", "20", "--model.local_views", "2"),
     ),
-    _projection("RoPAWS", "ropaws", {"train/loss_u", "train/loss_me_max", "train/pseudo_acc"}),
+    _projection(
+        "RoPAWS",
+        "ropaws",
+        {"train/loss_u", "train/loss_me_max", "train/pseudo_acc"},
+        options=("--data.batch_size", "20", "--model.local_views", "1"),
+    ),
     _projection("SimCLR", "simclr", set(), options=()),
     _projection("SimCLRCT", "simclr_ct", {"train/loss_x", "train/loss_u"}),
     _projection("SuNCEt", "suncet", set(), unlabeled=False),

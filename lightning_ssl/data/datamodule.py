@@ -225,6 +225,11 @@ class SSLDataModule(DescribedData):
                 )
             return self.steps_per_epoch
         plan = self._draw_views.fetch.plan
+        if self.steps_per_epoch == "labeled" and plan.labeled is None:
+            raise ValueError(
+                "`data.steps_per_epoch` must be a number or 'unlabeled' with a method that uses no "
+                "labels, got 'labeled'."
+            )
         by_labels = self.steps_per_epoch == "labeled" or not self.num_unlabeled
         if by_labels and plan.labeled is not None:
             steps = self.num_labeled // plan.labeled.batch_size

@@ -152,6 +152,10 @@ class SSLModule(pl.LightningModule, ABC):
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
         """
+        self.start_from_weights()
+
+    def start_from_weights(self) -> None:
+        """Load ``weights``, where that has not been done yet."""
         if self.weights is not None:
             adapt, strict = self.adapt_weights, self.weights_strict
             load_weights(self, self.weights, strict=strict, adapt=adapt)

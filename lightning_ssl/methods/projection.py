@@ -136,12 +136,18 @@ class ProjectionModule(SSLModule, ABC):
     # Evaluation
 
     def fit_support(self, images: Tensor, target: Tensor) -> None:
-        """Take labelled images to compare with; training further forgets them.
+        """Take labelled images to compare with. Training forgets them; other weights need it again.
 
         Args:
             images: Normalised images ``(N, C, H, W)``.
             target: Their classes ``(N,)``, int64.
+
+        Raises:
+            ValueError: If there are not as many classes as images.
         """
+        if len(images) != len(target):
+            raise ValueError(f"`target` must have {len(images)} classes, got {len(target)}.")
+        self.start_from_weights()
         training = self.training
         self.eval()
         with torch.no_grad():

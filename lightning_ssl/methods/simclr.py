@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.evaluation import SoftNearestNeighbors
 from lightning_ssl.losses import nt_xent_loss
 from lightning_ssl.methods.base import ViewSpec
 from lightning_ssl.methods.projection import ProjectionModule
@@ -25,8 +26,8 @@ class SimCLR(ProjectionModule):
         num_classes: Number of classes; taken from the data on the command line.
         detach_keys: Whether gradient flows only through the view that searches, as in
             facebookresearch/suncet.
-        temperature: Of the similarities, in units of the cosine, above 0; the paper has 0.5 on
-            CIFAR-10 and 0.1 on ImageNet.
+        temperature: Of the similarities while training, in units of the cosine, above 0; the paper
+            has 0.5 on CIFAR-10 and 0.1 on ImageNet.
         **kwargs: Arguments of :class:`ProjectionModule`.
     """
 
@@ -38,6 +39,7 @@ class SimCLR(ProjectionModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, temperature=temperature, **kwargs)
+        self.classifier = SoftNearestNeighbors(num_classes)  # at 0.1 whatever it trains with
         self.detach_keys = detach_keys
 
     @property

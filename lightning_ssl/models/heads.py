@@ -29,6 +29,14 @@ class LinearHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+def _width(hidden_features: int | None, default: int) -> int:
+    if hidden_features is None:
+        return default
+    if not isinstance(hidden_features, int) or hidden_features < 1:
+        raise ValueError(f"`hidden_features` must be at least 1, got {hidden_features!r}.")
+    return hidden_features
+
+
 class ProjectionHead(nn.Module):
     """PAWS' projection head: linear layers, with norm and activation between them.
 
@@ -60,7 +68,7 @@ class ProjectionHead(nn.Module):
         super().__init__()
         if layers not in (2, 3):
             raise ValueError(f"`layers` must be one of (2, 3), got {layers}.")
-        hidden = in_features if hidden_features is None else hidden_features
+        hidden = _width(hidden_features, in_features)
         self.activation = _activation(activation)
         self.layers = layers
         self.fc1 = nn.Linear(in_features, hidden)
@@ -107,7 +115,7 @@ class PredictionHead(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        hidden = features // 4 if hidden_features is None else hidden_features
+        hidden = _width(hidden_features, max(1, features // 4))
         self.activation = _activation(activation)
         self.bn1 = norm_1d(features, norm)
         self.fc1 = nn.Linear(features, hidden)

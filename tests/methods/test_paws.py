@@ -201,7 +201,7 @@ class TestStep:
             check(10 * sum(views) + seed, RoPAWS, views, two_heads, **options)
 
 
-def test_the_defaults_are_the_papers() -> None:
+def test_the_defaults() -> None:
     module = RoPAWS(CLASSES, backbone="wrn_10_1")
     expected = OPTIONS | ROBUST | {"support_views": 2, "global_views": 2, "local_views": 0}
     expected["prior_temperature"] = 3.0  # ImageNet's

@@ -1,5 +1,6 @@
 """Evaluation by the labelled images: which weights embed them, and where the embeddings go."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_ssl.cli import run
 from lightning_ssl.data import SSLDataModule, open_source
-from lightning_ssl.methods import PAWS, SimCLR, projection
+from lightning_ssl.methods import PAWS, SimCLR, SimCLRCT, projection
 
 from runs import fit, load
 
@@ -88,6 +89,31 @@ def test_fit_support_embeds_as_evaluation_does(
     torch.testing.assert_close(probabilities(module, queries), expected, rtol=1e-4, atol=1e-5)
     module.fit_support(images[:1], target[:1])  # the old ones are gone
     torch.testing.assert_close(probabilities(module, queries)[:, 0], torch.ones(4))
+
+
+def test_fit_support_embeds_with_the_weights_to_start_from() -> None:
+    torch.manual_seed(0)
+    trained, images = PAWS(10, backbone="wrn_10_1").eval(), torch.randn(20, 3, 8, 8)
+    torch.save(trained.state_dict(), "weights.pt")
+    module = PAWS(10, backbone="wrn_10_1", weights="weights.pt")
+    module.fit_support(images, torch.arange(20) % 10)
+    with torch.no_grad():
+        expected = trained.embed(images)
+    torch.testing.assert_close(module.classifier.support, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fit_support_wants_a_class_for_each_image() -> None:
+    with pytest.raises(ValueError, match="`target` must have 3 classes, got 2"):
+        PAWS(10, backbone="wrn_10_1").fit_support(torch.zeros(3, 3, 8, 8), torch.zeros(2).long())
+
+
+@pytest.mark.parametrize("method", [SimCLR, SimCLRCT])
+def test_simclr_evaluates_at_a_tenth_whatever_it_trains_with(method: Any) -> None:
+    module = method(2, backbone="wrn_10_1")
+    assert module.temperature == 0.5
+    module.classifier.fit(torch.eye(2), torch.tensor([0, 1]))
+    probs = module.classifier(torch.tensor([[1.0, 0.0]])).exp()
+    assert probs[0, 1].item() == pytest.approx(1 / (1 + math.exp(10)), rel=1e-5)
 
 
 def test_training_forgets_the_support() -> None:
