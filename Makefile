@@ -18,7 +18,7 @@ quickstart: install
 	$(BIN)/lightning-ssl quickstart
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 # Longer checks; those on CIFAR-10 need CIFAR10_ROOT, a folder with train/<class> and test/<class>.
 test-slow: install

@@ -169,8 +169,9 @@ def test_accumulation_equals_one_large_batch(row: Row) -> None:
 def test_half_precision_stays_close(row: Row) -> None:
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
-        cli = start(row, precision, 3, "--trainer.precision", precision,
-                    "--model.optimizer.lr", "0.001",
+        # Where a temperature magnifies rounding, weights must not move far in three steps.
+        slow = ("--model.optimizer.lr", "0.001") if row.rounding else ()
+        cli = start(row, precision, 3, "--trainer.precision", precision, *slow,
                     "--trainer.log_every_n_steps", "1")  # fmt: skip
         assert next(cli.model.parameters()).dtype == torch.float32
         with Path(precision, "csv/version_0/metrics.csv").open() as file:
