@@ -142,7 +142,12 @@ def run(args: Sequence[str]) -> SSLCLI | None:
     for message in _FUTILE:
         warnings.filterwarnings("ignore", message=message)
     if args and args[0] in COMMANDS:
-        auto_cli(COMMANDS[args[0]], args=list(args[1:]), prog=f"lightning-ssl {args[0]}")
+        auto_cli(
+            COMMANDS[args[0]],
+            args=list(args[1:]),
+            prog=f"lightning-ssl {args[0]}",
+            as_positional=False,
+        )
         return None
     return SSLCLI(
         SSLModule,

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable
 
+from lightning_ssl.commands.pseudo_label import pseudo_label
 from lightning_ssl.commands.quickstart import quickstart
 
-COMMANDS: dict[str, Callable[..., None]] = {"quickstart": quickstart}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "pseudo-label": pseudo_label,
+    "quickstart": quickstart,
+}

@@ -122,21 +122,21 @@ class SSLDataModule(DescribedData):
         watched = "test" if self.source.val is None else "val"
         if getattr(self.source, watched) is not None:
             self._read(watched)  # a broken image is found now, not when training has begun
-        fetch = TrainFetch(plan, self.split, self._read("train"), views, self.image_size)
+        images = self._read("train")
+        fetch = TrainFetch(plan, self.split, images, views, self.image_size, self.labeled)
         custom = any(not isinstance(t, Transform) for t in self.view_transforms.values())
         self._draw_views = DrawViews(fetch, views, custom)
         folder = trainer.log_dir  # a broadcast: every process has to ask
         stored = trainer.loggers or trainer.checkpoint_callbacks
         if stored and folder and trainer.is_global_zero:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            save_split(Path(folder) / "split.json", self.split, len(self.source.train))
+            file = Path(folder) / "split.json"
+            save_split(file, self.split, len(self.source.train), self.pseudo)
 
     def _labeled_order(self) -> Order:
-        labeled = self.split.labeled
         if self.labeled_order == "balanced":
-            targets = self.source.train.targets[labeled]
-            return Balanced(targets, self.batch_size, self.seed, "labeled")
-        return Shuffled(len(labeled), self.batch_size, self.seed, "labeled")
+            return Balanced(self.labeled.target, self.batch_size, self.seed, "labeled")
+        return Shuffled(self.num_labeled, self.batch_size, self.seed, "labeled")
 
     def _unlabeled_order(self) -> Order:
         return Shuffled(self.num_unlabeled, self.unlabeled_batch_size, self.seed, "unlabeled")
@@ -151,7 +151,7 @@ class SSLDataModule(DescribedData):
                 if size <= _RESIDENT_SIDE and fits:
                     images = images.load(size, replace_ok=self._replaceable(part))
                 elif part == "train":
-                    check_readable(images, torch.cat([self.split.labeled, self.split.val]))
+                    check_readable(images, torch.cat([self.labeled.rows, self.split.val]))
                 elif part != "predict":
                     check_readable(images, torch.arange(len(images)))
             self._images[part] = images
@@ -162,7 +162,7 @@ class SSLDataModule(DescribedData):
         if part != "train":
             return None
         mask = torch.ones(len(self.source.train), dtype=torch.bool)
-        mask[self.split.labeled] = mask[self.split.val] = False
+        mask[self.labeled.rows] = mask[self.split.val] = False
         return mask
 
     def train_dataloader(self) -> TrainLoader:
