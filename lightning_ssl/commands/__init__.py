@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+from lightning_ssl.commands.probe import probe
 from lightning_ssl.commands.pseudo_label import pseudo_label
 from lightning_ssl.commands.quickstart import quickstart
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "probe": probe,
     "pseudo-label": pseudo_label,
     "quickstart": quickstart,
 }

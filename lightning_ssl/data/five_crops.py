@@ -21,7 +21,7 @@ class FiveCropFetch:
     side in both directions, with its reflection at the borders: the corners of what the weak view
     of small images cuts from.
 
-    Reference: Zhai et al., 2019, https://arxiv.org/abs/1905.03670, sec. 7.1, for photos.
+    Reference: Zhai et al., 2019, https://arxiv.org/abs/1905.03670, for photos.
 
     Attributes:
         images: The images.
