@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+from lightning_ssl.commands.moam import moam
 from lightning_ssl.commands.probe import probe
 from lightning_ssl.commands.pseudo_label import pseudo_label
 from lightning_ssl.commands.quickstart import quickstart
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "moam": moam,
     "probe": probe,
     "pseudo-label": pseudo_label,
     "quickstart": quickstart,
