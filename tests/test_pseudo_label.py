@@ -19,7 +19,7 @@ from lightning_ssl.models import WideResNet
 from runs import SMALL, differences, fit, load
 
 module = importlib.import_module("lightning_ssl.commands.pseudo_label")
-QUIET = ("--accelerator", "cpu", "--progress_bar", "false")
+QUIET = ("--accelerator", "cpu", "--progress_bar", "false", "--num_workers", "0")
 LAST = "a/checkpoints/last.ckpt"
 
 

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import yaml
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lightning_ssl.data.atomic import replacing
@@ -38,7 +39,7 @@ def moam(
         run_dir: Folder of everything: a run folder for each step and ``pseudo_labels.csv``.
         common: Options of ``fit`` for all three steps: the data, the network, the seed.
         step1: Further options of ``fit`` in step 1.
-        label: Options of ``pseudo-label``.
+        label: Options of ``pseudo-label``, which runs on the devices of step 1.
         step2: Further options of ``fit`` in step 2.
         step3: Further options of ``fit`` in step 3.
         method1: Method of step 1.
@@ -46,18 +47,14 @@ def moam(
         method3: Method of step 3.
     """
     folder = Path(run_dir)
-    table = folder / "pseudo_labels.csv"
-    steps = [
+    fits = [
         _fit(folder / "step1", method1, f"{common} {step1}"),
-        _Step("label", ("pseudo-label",), tuple(shlex.split(label)), (
-            *("--ckpt_path", str(_last(folder / "step1")), "--output", str(table)),
-        )),
         _fit(
             folder / "step2",
             method2,
             f"--data.pseudo_column averaged_label {common} {step2}",
             *_weights(folder / "step1", same=method1 == method2),
-            *("--data.pseudo_labels", str(table)),
+            *("--data.pseudo_labels", str(_table(folder))),
         ),
         _fit(
             folder / "step3",
@@ -65,27 +62,11 @@ def moam(
             f"{common} {step3}",
             *_weights(folder / "step2", same=method2 == method3),
         ),
-    ]  # fmt: skip
-    from lightning_ssl.cli import run  # the command line knows the commands
-
-    finished = _read(folder)
-    for step in steps[: len(finished)]:
-        if finished[step.name] != [*step.options]:
-            raise ValueError(
-                f"`run_dir` '{folder}' holds the finished {step.name} with the options "
-                f"'{shlex.join(finished[step.name])}', got '{shlex.join(step.options)}': give the "
-                "same ones or another folder."
-            )
-    left = steps[len(finished) :]
-    for step in left:
-        _check(step.command)
-    # Asked before anything runs, so that all processes agree.
-    begun = {step.name: _last(folder / step.name).exists() for step in left}
-    for step in left:
-        rank_zero_info(f"MOAM, {step.name}: lightning-ssl {shlex.join(step.command)}")
-        run([*step.command, *(("--ckpt_path", "last") if begun[step.name] else ())])
-        finished[step.name] = [*step.options]
-        _record(folder, finished)
+    ]
+    configs = [_parse(step.command) for step in fits]
+    labelling = _label(folder, configs[0]["trainer"], label)
+    _parse(labelling.command)
+    _run(folder, [fits[0], labelling, *fits[1:]])
 
 
 class _Step(NamedTuple):
@@ -106,6 +87,21 @@ def _fit(folder: Path, method: str, options: str, *added: str) -> _Step:
     return _Step(folder.name, ("fit",), chosen, (*added, "--run_dir", str(folder)))
 
 
+def _label(folder: Path, trainer: dict[str, Any], options: str) -> _Step:
+    """Label on the devices that the steps are trained on."""
+    devices = [
+        part
+        for name in ("accelerator", "devices", "num_nodes")
+        for part in (f"--{name}", str(trainer[name]))
+    ]
+    paths = ("--ckpt_path", str(_last(folder / "step1")), "--output", str(_table(folder)))
+    return _Step("label", ("pseudo-label", *devices), tuple(shlex.split(options)), paths)
+
+
+def _table(folder: Path) -> Path:
+    return folder / "pseudo_labels.csv"
+
+
 def _last(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
@@ -116,16 +112,41 @@ def _weights(folder: Path, same: bool) -> tuple[str, ...]:
     return weights if same else (*weights, "--model.weights_strict", "false")
 
 
-def _check(command: Sequence[str]) -> None:
+def _parse(command: Sequence[str]) -> dict[str, Any]:
     """Read the options of a command without running it."""
-    from lightning_ssl.cli import run
+    from lightning_ssl.cli import run  # the command line knows the commands
 
+    printed = io.StringIO()
     try:
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(printed):
             run([*command, "--print_config"])
     except SystemExit as stopped:
         if stopped.code:
             raise
+    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return config
+
+
+def _run(folder: Path, steps: Sequence[_Step]) -> None:
+    """Run the steps that are not finished, in order."""
+    from lightning_ssl.cli import run
+
+    finished = _read(folder)
+    for step in steps[: len(finished)]:
+        if finished[step.name] != [*step.options]:
+            raise ValueError(
+                f"`run_dir` '{folder}' holds the finished {step.name} with the options "
+                f"'{shlex.join(finished[step.name])}', got '{shlex.join(step.options)}': give the "
+                "same ones or another folder."
+            )
+    left = steps[len(finished) :]
+    # Asked before anything runs, so that all processes agree.
+    begun = {step.name: _last(folder / step.name).exists() for step in left}
+    for step in left:
+        rank_zero_info(f"MOAM, {step.name}: lightning-ssl {shlex.join(step.command)}")
+        run([*step.command, *(("--ckpt_path", "last") if begun[step.name] else ())])
+        finished[step.name] = [*step.options]
+        _record(folder, finished)
 
 
 def _read(folder: Path) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """Measure how well each stage of a network separates the classes by a linear classifier."""
 
 import csv
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -24,7 +24,8 @@ from lightning_ssl.seeding import make_generator
 
 _COLUMNS = ("stage", "features", "logistic_regression", "sgd_probe")
 
-Found = tuple[dict[str, Tensor], Tensor]
+_Found = tuple[dict[str, Tensor], Tensor]
+_Row = tuple[str | int | float, ...]
 
 
 def probe(
@@ -87,21 +88,22 @@ def probe(
     train = (data.source.train, _training_rows(data, all_labels))
     found, target = _extract(trainer, extractor, *train, num_workers)
     reported, truth = _extract(trainer, extractor, *held_out, num_workers)
-    rows = []
+    rows: list[_Row] = []
+    options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     for stage, features in found.items():
-        generator = make_generator(seed, "probe", stage)
-        options = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-        probes = (
-            logistic_regression(features, target, c),
-            sgd_probe(features, target, data.num_classes, **options, generator=generator),  # type: ignore[arg-type]
-        )
-        accuracies = [round(p.accuracy(reported[stage], truth), 4) for p in probes]
+        options["generator"] = make_generator(seed, "probe", stage)
+        optimum = logistic_regression(features, target, c)
+        by_sgd = sgd_probe(features, target, data.num_classes, **options)
+        accuracies = [round(p.accuracy(reported[stage], truth), 4) for p in (optimum, by_sgd)]
         rows.append((stage, features.shape[1], *accuracies))
+    _report(rows, output, f"{len(target)} training images, accuracy on {len(truth)} {part} images")
+
+
+def _report(rows: list[_Row], output: str, title: str) -> None:
     with replacing(output) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         writer.writerows(rows)
-    title = f"{len(target)} training images, accuracy on {len(truth)} {part} images"
     table = Table(*_COLUMNS, title=title)
     for row in rows:
         table.add_row(*map(str, row))
@@ -131,7 +133,7 @@ def _held_out(data: SSLDataModule, part: str) -> tuple[Images, Tensor]:
 
 def _extract(
     trainer: pl.Trainer, extractor: "_Extractor", images: Images, rows: Tensor, num_workers: int
-) -> Found:
+) -> _Found:
     data = extractor.data
     loader = EvaluationLoader(
         EvaluationFetch(images, data.image_size),
@@ -140,7 +142,7 @@ def _extract(
         num_workers=num_workers if isinstance(images, FileImages) else 0,
         pin_memory=trainer.strategy.root_device.type == "cuda",
     )
-    batches: list[Found] = trainer.predict(extractor, loader)  # type: ignore[assignment]
+    batches: list[_Found] = trainer.predict(extractor, loader)  # type: ignore[assignment]
     stages = batches[0][0]
     features = {name: torch.cat([found[name] for found, _ in batches]) for name in stages}
     return features, torch.cat([target for _, target in batches])
@@ -160,7 +162,7 @@ class _Extractor(pl.LightningModule):
         self.method, self.data, self.max_features = method, data, max_features
         self._normalize = Normalize(data.mean, data.std)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Found:
+    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> _Found:
         """Features and classes of some images.
 
         Args:

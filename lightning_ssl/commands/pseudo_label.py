@@ -34,7 +34,8 @@ def pseudo_label(
     batch_size: int = 256,
     num_workers: int = 4,
     accelerator: str = "auto",
-    devices: int | str = "auto",
+    devices: list[int] | int | str = "auto",
+    num_nodes: int = 1,
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
     progress_bar: bool = True,
 ) -> None:
@@ -53,7 +54,8 @@ def pseudo_label(
         batch_size: Images of a batch on one device; each goes through the network twenty times.
         num_workers: Decoding processes for each device, where images are files.
         accelerator: ``cpu``, ``gpu`` or ``auto``.
-        devices: Number of devices, or ``auto`` for all.
+        devices: Number of devices of a machine, or a list of them, or ``auto`` for all.
+        num_nodes: Number of machines.
         precision: Floating-point precision of the network.
         progress_bar: Whether to show the progress.
     """
@@ -72,6 +74,7 @@ def pseudo_label(
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=devices,
+        num_nodes=num_nodes,
         precision=precision,
         logger=False,
         enable_checkpointing=False,

@@ -132,6 +132,8 @@ class SSLDataModule(DescribedData):
             Path(folder).mkdir(parents=True, exist_ok=True)
             file = Path(folder) / "split.json"
             save_split(file, self.split, len(self.source.train), self.pseudo)
+        if self.pseudo is not None:
+            rank_zero_info(f"{len(self.pseudo.rows)} labelled images have a pseudo-label.")
 
     def _labeled_order(self) -> Order:
         if self.labeled_order == "balanced":
