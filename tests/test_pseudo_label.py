@@ -105,11 +105,30 @@ def test_parquet_says_the_same(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> 
 def test_two_ranks_write_the_same_table(two_ranks: Any) -> None:
     fit("FixMatch", "a", 10)
     label("--batch_size", "50")
-    two_ranks.run(label, "--batch_size", "50", "--output", "two.csv", "--devices", "2")
+    counts = two_ranks.run(_count, "--batch_size", "50", "--output", "two.csv", "--devices", "2")
+    assert sum(counts) == 1437
+    assert abs(counts[0] - counts[1]) <= 50
     assert Path("two.csv").read_bytes() == Path("pseudo_labels.csv").read_bytes()
     # More ranks than batches.
     two_ranks.run(label, "--batch_size", "2000", "--output", "large.csv", "--devices", "2")
     assert [r["label"] for r in rows("large.csv")] == [r["label"] for r in rows()]
+
+
+def _count(*args: str) -> int:
+    """Label, and count what this process predicted."""
+    seen: list[int] = []
+    step = module._Labeler.predict_step
+
+    def count(self: Any, batch: Any, batch_idx: int) -> Any:
+        seen.append(len(batch[1]))
+        return step(self, batch, batch_idx)
+
+    module._Labeler.predict_step = count
+    try:
+        label(*args)
+    finally:
+        module._Labeler.predict_step = step
+    return sum(seen)
 
 
 def test_an_interrupted_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,18 +151,10 @@ def test_an_interrupted_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         label("--batch_size", "100")
     assert Path("pseudo_labels.csv").read_text() == "old"
 
-    def count(self: Any, batch: Any, batch_idx: int) -> Any:
-        seen.append(len(batch[1]))
-        return step(self, batch, batch_idx)
-
     # Another batch size is another job, which must not take over what this one did.
-    monkeypatch.setattr(module._Labeler, "predict_step", count)
-    seen.clear()
-    label("--batch_size", "90", "--output", "b.csv")
-    assert sum(seen) == 1437
-    seen.clear()
-    label("--batch_size", "100")
-    assert sum(seen) == 1437 - 600
+    monkeypatch.setattr(module._Labeler, "predict_step", step)
+    assert _count("--batch_size", "90", "--output", "b.csv") == 1437
+    assert _count("--batch_size", "100") == 1437 - 600
     assert Path("pseudo_labels.csv").read_bytes() == Path("whole.csv").read_bytes()
     assert list(Path().glob(".*")) == []
 
