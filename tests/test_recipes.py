@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from lightning_ssl.cli import run
-from lightning_ssl.data.plan import Plan, Stratified
+from lightning_ssl.data.orders import Stratified
+from lightning_ssl.data.plan import Plan
 from lightning_ssl.optim import Schedule, multiplier
 
 CIFAR, IMAGENET = 50_000, 1_281_167
