@@ -2,7 +2,17 @@
 
 from lightning_ssl.models.backbones import build_backbone
 from lightning_ssl.models.heads import LinearHead, MLPHead
+from lightning_ssl.models.preact_resnet import PreActResNet50
+from lightning_ssl.models.statistics import keep_statistics
 from lightning_ssl.models.weights import load_weights
 from lightning_ssl.models.wide_resnet import WideResNet
 
-__all__ = ["LinearHead", "MLPHead", "WideResNet", "build_backbone", "load_weights"]
+__all__ = [
+    "LinearHead",
+    "MLPHead",
+    "PreActResNet50",
+    "WideResNet",
+    "build_backbone",
+    "keep_statistics",
+    "load_weights",
+]

@@ -8,9 +8,11 @@ from typing import Any, cast
 import torchvision
 from torch import nn
 
+from lightning_ssl.models.preact_resnet import PreActResNet50
 from lightning_ssl.models.wide_resnet import WideResNet
 
 _COMMON_WRN = ("wrn_10_1", "wrn_16_1", "wrn_28_2", "wrn_28_8", "wrn_37_2")
+_PREACT = {"resnet50_v2": 1, "resnet50_v2_x4": 4}  # name to width
 _RESNETS = tuple(
     name
     for name in torchvision.models.list_models(module=torchvision.models)
@@ -24,13 +26,15 @@ def build_backbone(
     """Build a network that turns images ``(B, in_channels, H, W)`` into pooled features.
 
     Args:
-        name: ``wrn_<depth>_<width>`` (:class:`~lightning_ssl.models.WideResNet`), a torchvision
-            ResNet such as ``resnet50`` or ``wide_resnet50_2``, or ``timm/<name>``.
+        name: ``wrn_<depth>_<width>`` (:class:`~lightning_ssl.models.WideResNet`), s4l's
+            ``resnet50_v2`` or ``resnet50_v2_x4`` (:class:`~lightning_ssl.models.PreActResNet50`), a
+            torchvision ResNet such as ``resnet50`` or ``wide_resnet50_2``, or ``timm/<name>``.
         in_channels: Channels of the images.
         pretrained: Whether to start from the library's default weights (downloaded). With other
             than 3 channels the stem's are their sum over colours divided by the channels, so
             that a grey image copied into all channels has the same response.
-        **options: For ``wrn_*`` those of :class:`~lightning_ssl.models.WideResNet`. For ResNets
+        **options: For ``wrn_*`` those of :class:`~lightning_ssl.models.WideResNet`, for
+            ``resnet50_v2*`` of :class:`~lightning_ssl.models.PreActResNet50`. For other ResNets
             ``small_stem`` (3x3 stem with stride 1 and no max-pooling, for images up to 64 px;
             never pretrained) and ``bn_momentum``. For timm ``bn_momentum`` and what the model's
             constructor takes, such as ``img_size`` for a transformer.
@@ -41,9 +45,13 @@ def build_backbone(
     Raises:
         ValueError: If the name or an option is unknown, or there are no pretrained weights.
     """
-    if match := re.fullmatch(r"wrn_(\d+)_(\d+)", name):
-        if pretrained:
-            raise ValueError(f"`pretrained` must be False with the `backbone` {name!r}, got True.")
+    match = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
+    if pretrained and (match or name in _PREACT):
+        raise ValueError(f"`pretrained` must be False with the `backbone` {name!r}, got True.")
+    if name in _PREACT:
+        _check_options(name, options, PreActResNet50, skip=("width", "in_channels"))
+        return PreActResNet50(_PREACT[name], in_channels=in_channels, **options)
+    if match:
         _check_options(name, options, WideResNet, skip=("depth", "width", "in_channels"))
         return WideResNet(int(match[1]), int(match[2]), in_channels=in_channels, **options)
     if name in _RESNETS:
@@ -68,15 +76,20 @@ def _check_options(
 def _unknown(name: str) -> ValueError:
     import timm  # slow to import, and most runs do not need it
 
-    candidates = [*_COMMON_WRN, *_RESNETS, *(f"timm/{model}" for model in timm.list_models())]
+    candidates = [
+        *_COMMON_WRN,
+        *_PREACT,
+        *_RESNETS,
+        *(f"timm/{model}" for model in timm.list_models()),
+    ]
     near = difflib.get_close_matches(name, candidates, n=3)
     bare = f"timm/{name}"
     if bare in candidates:
         near = [bare, *(model for model in near if model != bare)]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(
-        "`backbone` must be 'wrn_<depth>_<width>' (such as 'wrn_28_2'), one of torchvision's "
-        f"{_RESNETS}, or 'timm/<name>', got {name!r}.{hint}"
+        "`backbone` must be 'wrn_<depth>_<width>' (such as 'wrn_28_2'), one of "
+        f"{tuple(_PREACT)}, one of torchvision's {_RESNETS}, or 'timm/<name>', got {name!r}.{hint}"
     )
 
 
