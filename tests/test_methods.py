@@ -22,6 +22,8 @@ class Row:
     config: str
     logged: set[str] = field(default_factory=set)
     unlabeled: bool = True
+    # Compares the images of one rank with each other, so a batch in two parts is another loss.
+    local: bool = False
     # What makes the unlabelled loss take part from the first step on.
     options: tuple[str, ...] = ()
 
@@ -37,9 +39,30 @@ ROWS = [
         {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
         options=("--model.threshold", "0.15"),
     ),
+    Row("S4LRotation", "s4l_rotation", {"train/loss_x", "train/loss_rotation"}),
+    Row("S4LExemplar", "s4l_exemplar", {"train/loss_x", "train/loss_triplet"}, local=True),
+    Row(
+        "VAT",
+        "vat",
+        {"train/loss_x", "train/loss_vat", "train/loss_entropy"},
+        options=("--model.ramp", "0", "--model.lambda_entropy", "0.1"),
+    ),
+    Row(
+        "PseudoLabel",
+        "pseudo_label",
+        {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
+        options=("--model.ramp", "0", "--model.threshold", "0.15"),
+    ),
+    Row(
+        "MOAM",
+        "moam",
+        {"train/loss_x", "train/loss_rotation", "train/loss_vat", "train/loss_entropy"},
+    ),
 ]
 STATES = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 each_method = pytest.mark.parametrize("row", ROWS, ids=str)
+each_local = pytest.mark.parametrize("row", [row for row in ROWS if row.local], ids=str)
+each_other = pytest.mark.parametrize("row", [row for row in ROWS if not row.local], ids=str)
 
 # BatchNorm sees a rank's slice alone, so equality over ranks and accumulation needs a network
 # without; float64 leaves only the order of additions.
@@ -52,7 +75,7 @@ EXACT = (
 def start(row: Row, run_dir: str, steps: int, *args: str) -> Any:
     """Train a few steps in which every part of the loss counts."""
     cli = fit(row.name, run_dir, steps, *row.options, *args)
-    if row.unlabeled:
+    if "train/mask_rate" in row.logged:
         assert cli.trainer.callback_metrics["train/mask_rate"] > 0
     return cli
 
@@ -113,11 +136,9 @@ def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
     )
 
 
-@each_method
+@each_other
 def test_accumulation_equals_one_large_batch(row: Row) -> None:
-    same = ("--data.views", "{weak: torch.nn.Identity, strong: torch.nn.Identity}")
-    if not row.unlabeled:
-        same = ("--data.views", "{weak: torch.nn.Identity}")
+    same = without_views(row)
     start(row, "two", 3, *EXACT, *same, "--trainer.accumulate_grad_batches", "2",
         "--trainer.val_check_interval", "6")  # fmt: skip
     start(row, "one", 3, *EXACT, *same,
@@ -140,8 +161,27 @@ def test_half_precision_stays_close(row: Row) -> None:
     assert losses["bf16-mixed"] != losses["32-true"]
 
 
+def without_views(row: Row) -> tuple[str, str]:
+    """Every view is the image itself: what is drawn depends on the step."""
+    views = getattr(methods, row.name)(2, backbone="wrn_10_1").views
+    names = sorted({name for declared in views.values() for name in declared})
+    return "--data.views", f"{{{', '.join(f'{name}: torch.nn.Identity' for name in names)}}}"
+
+
 @pytest.mark.ddp
-@each_method
+@each_local
+def test_two_ranks_equal_accumulation(row: Row, two_ranks: Any) -> None:
+    options = (*EXACT, *without_views(row))
+    start(row, "one", 3, *options, "--trainer.accumulate_grad_batches", "2",
+        "--trainer.val_check_interval", "6")  # fmt: skip
+    ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
+    double = ("--data.batch_size", "16", "--data.unlabeled_batch_size", "32")
+    two_ranks.run(_start, row, "two", 3, *options, *double, *ddp)
+    _assert_close(load("one")["current_model_state"], load("two")["current_model_state"])
+
+
+@pytest.mark.ddp
+@each_other
 def test_two_ranks_equal_one(row: Row, two_ranks: Any) -> None:
     options = (*EXACT, "--model.ema_decay", "0.5")
     start(row, "one", 3, *options)

@@ -2,6 +2,20 @@
 
 from lightning_ssl.methods.base import SSLModule
 from lightning_ssl.methods.fixmatch import FixMatch
+from lightning_ssl.methods.moam import MOAM
+from lightning_ssl.methods.pseudo_label import PseudoLabel
+from lightning_ssl.methods.s4l_exemplar import S4LExemplar
+from lightning_ssl.methods.s4l_rotation import S4LRotation
 from lightning_ssl.methods.supervised import Supervised
+from lightning_ssl.methods.vat import VAT
 
-__all__ = ("FixMatch", "SSLModule", "Supervised")
+__all__ = (
+    "MOAM",
+    "VAT",
+    "FixMatch",
+    "PseudoLabel",
+    "S4LExemplar",
+    "S4LRotation",
+    "SSLModule",
+    "Supervised",
+)
