@@ -16,7 +16,7 @@ def make_batch(labeled=2, unlabeled=3, copies=3, side=2):
         torch.randn(copies, n, 3, side, side, generator=generator, dtype=torch.float64)
         for n in (labeled, unlabeled)
     )
-    target = torch.randint(4, (labeled,), generator=generator)
+    target = torch.arange(labeled) + 1
     return Batch(0, Samples({"exemplar": x}, target), Samples({"exemplar": u}))
 
 
