@@ -9,7 +9,7 @@ from lightning_ssl.losses.basic import promote
 _CLAMP = 1e-12  # below a squared distance the root's slope has no bound
 
 
-def batch_hard_triplet_loss(embeddings: Tensor) -> Tensor:
+def batch_hard_triplet_loss(embeddings: Tensor, image: Tensor | None = None) -> Tensor:
     r"""Copies of an image shall be nearer to each other than to any other image.
 
     .. math::
@@ -26,6 +26,8 @@ def batch_hard_triplet_loss(embeddings: Tensor) -> Tensor:
 
     Args:
         embeddings: ``(copies, B, E)``, any real, at least 2 copies of at least 2 images.
+        image: Which image each column shows, int64 ``(B,)``: in a batch that is longer than its
+            list an image comes twice, and is no negative of itself. None if all are different.
 
     Returns:
         Scalar, float32 at least. log 2 = 0.6931 where all embeddings have collapsed into one.
@@ -41,20 +43,21 @@ def batch_hard_triplet_loss(embeddings: Tensor) -> Tensor:
         0.6931
     """
     copies, images, _ = embeddings.shape
+    if image is None:
+        image = torch.arange(images, device=embeddings.device)
     if min(copies, images) < 2:
         raise ValueError(
             "`embeddings` must hold at least 2 copies of at least 2 images on every rank, "
             f"got {copies} of {images}."
         )
     unit = functional.normalize(promote(embeddings).flatten(0, 1), dim=1, eps=_CLAMP**0.5)
-    positive, negative = _hardest(unit.detach(), images)
+    positive, negative = _hardest(unit.detach(), image.repeat(copies))
     return functional.softplus(_distance(unit, positive) - _distance(unit, negative)).mean()
 
 
-def _hardest(unit: Tensor, images: int) -> tuple[Tensor, Tensor]:
+def _hardest(unit: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """For each row the farthest other copy of its image, and the nearest copy of another one."""
     similarity = unit @ unit.T
-    image = torch.arange(len(unit), device=unit.device) % images
     same = image[:, None] == image
     positive = similarity.masked_fill(~same, torch.inf).fill_diagonal_(torch.inf).argmin(dim=1)
     return positive, similarity.masked_fill(same, -torch.inf).argmax(dim=1)

@@ -69,8 +69,10 @@ class S4LExemplar(SSLModule):
         features = features.unflatten(0, (self.copies, -1))
         logits = self.classifier(features[:, : sizes[0]])
         loss_x = cross_entropy(logits.flatten(0, 1), x.target.repeat(self.copies))
-        triplets = [batch_hard_triplet_loss(e) for e in self.embedding(features).split(sizes, 1)]
-        loss_triplet = sum(triplets) / 2
+        embedded_x, embedded_u = self.embedding(features).split(sizes, dim=1)
+        triplet_x = batch_hard_triplet_loss(embedded_x, x.index)
+        triplet_u = batch_hard_triplet_loss(embedded_u, u.index)
+        loss_triplet = (triplet_x + triplet_u) / 2
         loss = loss_x + self.lambda_triplet * loss_triplet
 
         self.log("train/loss", loss)

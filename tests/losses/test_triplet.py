@@ -8,11 +8,14 @@ import torch
 from lightning_ssl.losses import batch_hard_triplet_loss
 
 
-def loss_by_loops(embeddings):
+def loss_by_loops(embeddings, shown=None):
     """Every anchor, every partner, one distance at a time."""
     copies, images, _ = embeddings.shape
     rows = [
-        (image, embeddings[copy, image] / embeddings[copy, image].square().sum().sqrt())
+        (
+            shown[image] if shown else image,
+            embeddings[copy, image] / embeddings[copy, image].square().sum().sqrt(),
+        )
         for image in range(images)
         for copy in range(copies)
     ]
@@ -37,6 +40,17 @@ def test_value_and_gradient_equal_loops(copies, images, width):
     e = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
     loss, expected = batch_hard_triplet_loss(e), loss_by_loops(e)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    found, wanted = (torch.autograd.grad(value, e)[0] for value in (loss, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_an_image_that_comes_twice_is_no_negative_of_itself():
+    generator = torch.Generator().manual_seed(3)
+    e = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    shown = [7, 2, 7, 9, 2]
+    loss, expected = batch_hard_triplet_loss(e, torch.tensor(shown)), loss_by_loops(e, shown)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    assert abs(loss - batch_hard_triplet_loss(e)) > 1e-3
     found, wanted = (torch.autograd.grad(value, e)[0] for value in (loss, expected))
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 
