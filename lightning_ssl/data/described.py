@@ -186,6 +186,11 @@ class DescribedData(pl.LightningDataModule):
             return tuple(self._given_std)
         return (0.5,) * self.in_channels if self.normalize == "symmetric" else self.source.std
 
+    @property
+    def image_std(self) -> tuple[float, ...]:
+        """``std`` for methods, whose hyper-parameters must not share a name with the data's."""
+        return self.std
+
     @cached_property
     def split(self) -> Split:
         """Which training images are labelled, unlabelled and set apart for validation."""

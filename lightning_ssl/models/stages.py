@@ -53,12 +53,12 @@ def _stages(backbone: nn.Module) -> Mapping[str, tuple[nn.Module, int | None]]:
     if info is not None:  # timm
         return {i["module"]: (backbone.get_submodule(i["module"]), i["num_chs"]) for i in info}
     children = dict(backbone.named_children())
-    # Our own networks hold their stages in a sequence, torchvision's ResNets do not.
+    stem = next(children[name] for name in ("stem", "maxpool", "conv1") if name in children)
+    # Some of our own networks hold their stages in a sequence; others, like torchvision, do not.
     sequence = children.get("groups") or children.get("stages")
     if isinstance(sequence, nn.Sequential):
-        stem, stages = children["stem"], [*sequence]
+        stages = [*sequence]
     else:
-        stem = children["maxpool"]
         stages = [module for name, module in children.items() if name.startswith("layer")]
     named = {"stem": stem} | {f"stage{i}": stage for i, stage in enumerate(stages, start=1)}
     return {name: (module, None) for name, module in named.items()}

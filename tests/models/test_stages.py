@@ -65,6 +65,34 @@ def test_torchvision_resnet_by_hand(small_stem: bool) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
+    ("name", "side"), [("paws_wrn_10_1", 16), ("resnet20_v2", 16), ("resnet50_v2", 32)]
+)
+def test_other_own_networks_by_hand(name: str, side: int) -> None:
+    net = build_backbone(name).eval()
+    x = images(side)
+    last = net.bn if name == "resnet50_v2" else net.bn1
+    if name == "paws_wrn_10_1":
+        stem, stages = net.conv1, [net.layer1, net.layer2, net.layer3]
+    else:
+        stem, stages = net.stem if name == "resnet50_v2" else net.conv1, [*net.stages]
+    found = stage_features(net, x, max_features=10**6)
+    assert [*found] == ["stem", *(f"stage{i + 1}" for i in range(len(stages))), "features"]
+    torch.testing.assert_close(found["stem"], stem(x).flatten(1))
+    out = stem(x)
+    if name == "resnet20_v2":
+        out = last(out).relu()
+    elif name == "resnet50_v2":
+        out = net.pool(torch.nn.functional.pad(out, (1, 1, 1, 1)))
+    for i, stage in enumerate(stages):
+        out = stage(out)
+        torch.testing.assert_close(found[f"stage{i + 1}"], out.flatten(1))
+    if name != "resnet20_v2":
+        out = last(out).relu()
+    torch.testing.assert_close(found["features"], out.mean(dim=(2, 3)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
     ("name", "prefix"),
     [
         ("resnet10t", 0),
