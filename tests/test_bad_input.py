@@ -100,7 +100,7 @@ def test_options(
             ("--data.labeled_order", "balanced", "--data.classes_per_batch", "5"),
             ("`data.classes_per_batch`", "'stratified'", "'balanced'"),
         ),
-        (("--data.views", "{weak: torch.nn.Identity}"), ("'weak'", "'support'", "'local'")),
+        (("--data.views", "{weak: torch.nn.Identity}"), ("'weak'", "'support'", "'global'")),
     ],
 )
 def test_options_of_paws(
