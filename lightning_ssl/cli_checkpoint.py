@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 
-LINKED = ("num_classes", "num_labeled", "num_unlabeled", "class_counts", "in_channels")
+LINKED = (
+    *("num_classes", "num_labeled", "num_unlabeled", "class_counts", "in_channels"),
+    "image_std",
+)
 DATA = "lightning_ssl.data.SSLDataModule"
 
 

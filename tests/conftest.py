@@ -3,9 +3,11 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from ranks import Ranks
 
@@ -30,6 +32,32 @@ def four_ranks() -> Iterator[Ranks]:
     ranks = Ranks(4)
     yield ranks
     ranks.stop()
+
+
+_configs: dict[tuple[str, ...], dict[str, Any]] = {}
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Read a config with all its defaults: ``model``, ``data``, ``trainer`` and ``class``."""
+    from lightning_ssl.cli import run  # slow to import
+    from lightning_ssl.cli_configs import find_config
+
+    def read(name: str, *args: str) -> dict[str, Any]:
+        key = (name, *args)
+        if key not in _configs:
+            is_method = Path(find_config(name)).parent.name == "methods"
+            data = ("-c", "cifar10") if is_method else ()
+            capsys.readouterr()
+            with pytest.raises(SystemExit):
+                run(["fit", "-c", name, *data, *args, "--print_config"])
+            config = yaml.safe_load(capsys.readouterr().out)
+            parts = {part: config[part]["init_args"] for part in ("model", "data")}
+            parts |= {"trainer": config["trainer"], "class": config["model"]["class_path"]}
+            _configs[key] = parts
+        return _configs[key]
+
+    return read
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

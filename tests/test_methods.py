@@ -3,7 +3,7 @@
 import csv
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -26,8 +26,9 @@ class Row:
     options: tuple[str, ...] = ()
     # What takes BatchNorm out of the heads.
     exact: tuple[str, ...] = ()
-    # Whether the loss of a batch is the mean over its halves; not so where images are compared.
-    adds_up: bool = True
+    # Which images the loss compares with each other: none, so that the loss of a batch is the mean
+    # over its halves; those of one rank; those of all ranks.
+    compares: Literal["none", "rank", "all"] = "none"
     # What rounding the embeddings may change; a temperature of 0.1 multiplies it by ten.
     rounding: float = 0.0
 
@@ -49,7 +50,7 @@ def _projection(
         unlabeled,
         options=options,
         exact=("--model.head_args", "{norm: none}"),
-        adds_up=False,
+        compares="all",
         rounding=0.2,
     )
 
@@ -77,9 +78,33 @@ ROWS = [
     _projection("SimCLR", "simclr", set(), options=()),
     _projection("SimCLRCT", "simclr_ct", {"train/loss_x", "train/loss_u"}),
     _projection("SuNCEt", "suncet", set(), unlabeled=False),
+    Row("S4LRotation", "s4l_rotation", {"train/loss_x", "train/loss_rotation"}),
+    Row("S4LExemplar", "s4l_exemplar", {"train/loss_x", "train/loss_triplet"}, compares="rank"),
+    Row(
+        "VAT",
+        "vat",
+        {"train/loss_x", "train/loss_vat", "train/loss_entropy"},
+        options=("--model.ramp", "0", "--model.lambda_entropy", "0.1"),
+    ),
+    Row(
+        "PseudoLabel",
+        "pseudo_label",
+        {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
+        options=("--model.ramp", "0", "--model.threshold", "0.15"),
+    ),
+    Row(
+        "MOAM",
+        "moam",
+        {"train/loss_x", "train/loss_rotation", "train/loss_vat", "train/loss_entropy"},
+    ),
 ]
 STATES = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 each_method = pytest.mark.parametrize("row", ROWS, ids=str)
+
+
+def _each(*compares: str) -> Any:
+    return pytest.mark.parametrize("row", [r for r in ROWS if r.compares in compares], ids=str)
+
 
 # BatchNorm sees a rank's slice alone, so equality over ranks and accumulation needs a network
 # without; float64 leaves only the order of additions.
@@ -153,11 +178,9 @@ def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
     )
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.adds_up], ids=str)
+@_each("none")
 def test_accumulation_equals_one_large_batch(row: Row) -> None:
-    same = ("--data.views", "{weak: torch.nn.Identity, strong: torch.nn.Identity}")
-    if not row.unlabeled:
-        same = ("--data.views", "{weak: torch.nn.Identity}")
+    same = without_views(row)
     start(row, "two", 3, *EXACT, *same, "--trainer.accumulate_grad_batches", "2",
         "--trainer.val_check_interval", "6")  # fmt: skip
     start(row, "one", 3, *EXACT, *same,
@@ -183,8 +206,27 @@ def test_half_precision_stays_close(row: Row) -> None:
     assert losses["bf16-mixed"] != losses["32-true"]
 
 
+def without_views(row: Row) -> tuple[str, str]:
+    """Every view is the image itself: what is drawn depends on the step."""
+    views = getattr(methods, row.name)(2, backbone="wrn_10_1").views
+    names = sorted({name for declared in views.values() for name in declared})
+    return "--data.views", f"{{{', '.join(f'{name}: torch.nn.Identity' for name in names)}}}"
+
+
 @pytest.mark.ddp
-@each_method
+@_each("rank")
+def test_two_ranks_equal_accumulation(row: Row, two_ranks: Any) -> None:
+    options = (*EXACT, *without_views(row))
+    start(row, "one", 3, *options, "--trainer.accumulate_grad_batches", "2",
+        "--trainer.val_check_interval", "6")  # fmt: skip
+    ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
+    double = ("--data.batch_size", "16", "--data.unlabeled_batch_size", "32")
+    two_ranks.run(_start, row, "two", 3, *options, *double, *ddp)
+    _assert_close(load("one")["current_model_state"], load("two")["current_model_state"])
+
+
+@pytest.mark.ddp
+@_each("none", "all")
 def test_two_ranks_equal_one(row: Row, two_ranks: Any) -> None:
     options = (*EXACT, *row.exact, "--model.ema_decay", "0.5")
     start(row, "one", 3, *options)

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from lightning_ssl.cli import run
-from lightning_ssl.data.plan import Plan, Stratified
+from lightning_ssl.data.orders import Stratified
+from lightning_ssl.data.plan import Plan
 from lightning_ssl.optim import Schedule, multiplier
 
 CIFAR, IMAGENET = 50_000, 1_281_167
@@ -119,29 +118,6 @@ UPDATES = {  # of the run and of its warm-up
     "ropaws_imagenet": (93_600, 3_120),
 }
 each_shipped = pytest.mark.parametrize("name", SHIPPED)
-
-
-_read: dict[tuple[str, ...], dict[str, Any]] = {}
-
-
-@pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Read a config with all its defaults: ``model``, ``data``, ``trainer`` and ``class``."""
-
-    def read(name: str, *args: str) -> dict[str, Any]:
-        key = (name, *args)
-        if key not in _read:
-            data = ("-c", "cifar10") if name in METHODS else ()
-            capsys.readouterr()
-            with pytest.raises(SystemExit):
-                run(["fit", "-c", name, *data, *args, "--print_config"])
-            config = yaml.safe_load(capsys.readouterr().out)
-            parts = {part: config[part]["init_args"] for part in ("model", "data")}
-            parts |= {"trainer": config["trainer"], "class": config["model"]["class_path"]}
-            _read[key] = parts
-        return _read[key]
-
-    return read
 
 
 def rate(config: dict[str, Any], step: int) -> float:

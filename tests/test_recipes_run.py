@@ -1,4 +1,4 @@
-"""The recipes of the PAWS family train, and their crops are those of facebookresearch/suncet."""
+"""The recipes train, and the crops of the PAWS family are those of facebookresearch/suncet."""
 
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ QUIET = (
     *("--trainer.log_every_n_steps", "1", "--trainer.enable_checkpointing", "false"),
 )
 ON_DIGITS = ("paws_cifar10", "suncet_cifar10", "paws_tf_cifar10")
+S4L = ("s4l_supervised_1", "s4l_exemplar_imagenet", "moam_imagenet_1")
 ON_PHOTOS = [
     "paws_imagenet_vit",
     *(
@@ -28,12 +29,16 @@ ON_PHOTOS = [
 ]
 
 
-@pytest.mark.parametrize("name", [*ON_DIGITS, *ON_PHOTOS])
+@pytest.mark.parametrize("name", [*ON_DIGITS, *S4L, *ON_PHOTOS])
 def test_recipes_train(name: str) -> None:
-    """One update on few and small images; only sizes and the data are changed."""
+    """One update on few and small images; only sizes, the data and S4L's network are changed."""
     if name in ON_DIGITS:
         data = [*("--data.dataset", "digits", "--data.num_labels", "20"),
                 *("--data.batch_size", "20", "--data.std", "null")]  # fmt: skip
+    elif name in S4L:
+        data = [*("--data.dataset", "digits", "--data.labels_per_class", "2"),
+                *("--data.image_size", "8", "--data.batch_size", "4"),
+                *("--model.backbone", "wrn_10_1")]  # fmt: skip
     else:
         draw = np.random.default_rng(0)
         for i in range(16):

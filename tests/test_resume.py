@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from lightning_ssl.cli import main
 
@@ -55,6 +56,15 @@ def test_the_end_is_validated_whatever_the_interval() -> None:
         "--trainer.val_check_interval", "5", "--data.steps_per_epoch", "4")  # fmt: skip
     assert list(validations("a")) == [5, 7]
     assert load("a", "last")["global_step"] == 7
+
+
+def test_a_run_with_nothing_to_evaluate_on_is_saved() -> None:
+    for part in ("labeled/a", "labeled/b", "unlabeled"):
+        Path("images", part).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(f"images/{part}/0.png")
+    fit("Supervised", "a", 4, "--data.dataset", "folder", "--data.root", "images",
+        "--data.num_labels", "null", "--trainer.val_check_interval", "2")  # fmt: skip
+    assert load("a", "last")["global_step"] == load("a", "best")["global_step"] == 4
 
 
 def test_epochs_hold_whole_updates(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,13 @@ parameters, in `color`, `tone`, `filters`, `geometry` and `resize`.
 
 from lightning_ssl.augment import color, filters, geometry, resize, tone
 from lightning_ssl.augment.base import Compose, Custom, RandomApply, Transform, apply_slots
-from lightning_ssl.augment.crops import HorizontalFlip, PadCrop, RandomResizedCrop
-from lightning_ssl.augment.jitter import ColorJitter
+from lightning_ssl.augment.crops import (
+    HorizontalFlip,
+    InceptionCrop,
+    PadCrop,
+    RandomResizedCrop,
+)
+from lightning_ssl.augment.jitter import ColorJitter, HSVNoise
 from lightning_ssl.augment.presets import PRESETS, preset
 from lightning_ssl.augment.randaugment import RandAugment, fixmatch_pool
 from lightning_ssl.augment.transforms import (
@@ -30,7 +35,9 @@ __all__ = [
     "Cutout",
     "GaussianBlur",
     "GaussianNoise",
+    "HSVNoise",
     "HorizontalFlip",
+    "InceptionCrop",
     "Normalize",
     "Op",
     "PadCrop",

@@ -2,13 +2,14 @@
 
 Every function takes float images in [0, 1], ``(N, C, H, W)`` with C 1 or 3, and parameters ``(N,)``
 on the CPU, and equals ``torchvision.transforms.v2.functional`` on each image alone. Images of one
-channel have no colour: `color`, `hue` and `grayscale` return them unchanged.
+channel have no colour: `color`, `hue` and `grayscale` return them unchanged. `hsv_noise` is not
+torchvision's.
 """
 
 import torch
 from torch import Tensor
 
-from lightning_ssl.augment.base import per_image
+from lightning_ssl.augment.base import move, per_image
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's ITU-R 601 weights; they sum to 0.9999
 
@@ -66,18 +67,60 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
     high = torch.maximum(red, green).maximum(blue)
     low = torch.minimum(red, green).minimum(blue)
     chroma = high - low
-    angle = _hue_angle(red, green, blue, high, chroma)
-    angle.add_(per_image(shift.remainder(1) * 6, images)[:, 0])  # in [-1, 11)
-    angle.sub_(angle.clone().ge_(5), alpha=6)  # in [-1, 5)
+    angle = _turn(_hue_angle(red, green, blue, high, chroma), shift)
+    return _from_hue(angle, low, high, chroma).clamp_(0, 1)
+
+
+def hsv_noise(
+    images: Tensor, shift: Tensor, exponent: Tensor, scale: Tensor, offset: Tensor
+) -> Tensor:
+    r"""Rotate the hue, and bend saturation and value: :math:`c \leftarrow a\,c^p + b`, clamped.
+
+    The colour noise of google-research/s4l in HSV space, exactly. A grey image gets a colour where
+    ``offset`` raises its saturation; of images of one channel only the value changes.
+
+    Args:
+        images: Images ``(N, C, H, W)``.
+        shift: Rotation of the hue as a fraction of the circle, ``(N,)`` on the CPU.
+        exponent: :math:`p > 0` of saturation and value, ``(N, 2)`` on the CPU.
+        scale: :math:`a` of saturation and value, ``(N, 2)`` on the CPU.
+        offset: :math:`b` of saturation and value, ``(N, 2)`` on the CPU.
+    """
+
+    def bend(plane: Tensor, i: int) -> Tensor:
+        p, a, b = (move(x[:, i], plane)[:, None, None] for x in (exponent, scale, offset))
+        return plane.pow(p).mul_(a).add_(b).clamp_(0, 1)
+
+    if images.shape[1] == 1:
+        return bend(images[:, 0], 1)[:, None]
+    red, green, blue = images.unbind(1)
+    high = torch.maximum(red, green).maximum(blue)
+    chroma = high - torch.minimum(red, green).minimum(blue)
+    angle = _turn(_hue_angle(red, green, blue, high, chroma), shift)
+    saturation = bend(chroma.div_(high.clamp(min=1e-20)), 0)
+    high = bend(high, 1)
+    chroma = saturation.mul_(high)
+    return _from_hue(angle, high - chroma, high, chroma).clamp_(0, 1)
+
+
+def _turn(angle: Tensor, shift: Tensor) -> Tensor:
+    """Rotate hues in [-1, 5] by fractions of the circle; in place, back into [-1, 5)."""
+    angle.add_(move(shift.remainder(1) * 6, angle)[:, None, None])  # in [-1, 11)
+    return angle.sub_(angle.clone().ge_(5), alpha=6)
+
+
+def _from_hue(angle: Tensor, low: Tensor, high: Tensor, chroma: Tensor) -> Tensor:
+    """RGB ``(N, 3, H, W)`` of a hue, smallest and largest channel (destroyed), their difference."""
     # Of the hues at a distance of at most 3 on the circle, red is 0, green 2, blue 4; measured from
     # the opposite hue (3) for red and (1) for blue, no distance has to be wrapped around.
-    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    n, height, width = angle.shape
+    out = angle.new_empty(n, 3, height, width)
     low.sub_(chroma)
     high.add_(chroma)
     for channel, (base, centre, sign) in enumerate(((low, 3, 1), (high, 2, -1), (low, 1, 1))):
         weight = angle.sub(centre).abs_().clamp_(1, 2)
         torch.addcmul(base, chroma, weight, value=sign, out=out[:, channel])
-    return out.clamp_(0, 1)
+    return out
 
 
 def _hue_angle(red: Tensor, green: Tensor, blue: Tensor, high: Tensor, chroma: Tensor) -> Tensor:

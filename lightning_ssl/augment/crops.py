@@ -11,6 +11,7 @@ from lightning_ssl.augment.geometry import horizontal_flip_
 from lightning_ssl.augment.resize import resized_crop
 
 _CANDIDATES = 10  # torchvision tries ten boxes before it falls back to the centre
+_ATTEMPTS = 100  # TensorFlow a hundred, before it falls back to the whole image
 
 
 class RandomResizedCrop(Transform):
@@ -101,6 +102,55 @@ class RandomResizedCrop(Transform):
         elif width > wide * height:
             w = round(height * wide)
         return torch.tensor([(height - h) // 2, (width - w) // 2, h, w])
+
+
+class InceptionCrop(RandomResizedCrop):
+    """Crop a box by TensorFlow's rule for Inception, the one of S4L, and resize it.
+
+    ``sample_distorted_bounding_box`` with its defaults: width / height uniform in [0.75, 1.33]; of
+    the heights at which the area is 5 to 100 % of the image's, each equally likely; boxes of less
+    than 10 % are drawn again. Boxes are smaller than torchvision's: their median area is 0.39 of a
+    square image where `RandomResizedCrop` has 0.48. Bilinear with antialias, as everywhere here;
+    S4L's resizing has none.
+
+    Args:
+        size: Side of the result in pixels.
+
+    Raises:
+        ValueError: If ``size`` is below 1.
+    """
+
+    DRAWS = 2 * _ATTEMPTS + 2
+    """Uniforms per image: a hundred ratios, a hundred heights, the two positions."""
+    _COVERED = 0.1
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, scale=(0.05, 1.0), ratio=(0.75, 1.33))
+
+    def draw(self, n: int, generator: torch.Generator) -> dict[str, Any]:
+        """Draw ``crop``, uniforms in [0, 1), float32 ``(n, 202)``."""
+        return super().draw(n, generator)
+
+    def boxes(self, crop: Tensor, height: int, width: int) -> Tensor:
+        """Turn uniforms ``(N, 202)`` into boxes. See :meth:`RandomResizedCrop.boxes`."""
+        u = crop.double()
+        low, high = self.ratio
+        ratio = low + (high - low) * u[:, :_ATTEMPTS]
+        low, high = (share * height * width for share in self.scale)
+        shortest = (low / ratio).sqrt().round()
+        # No taller than the image, nor so tall that the box would be wider than it.
+        tallest = torch.minimum((high / ratio).sqrt().round(), ((width + 0.499) / ratio).floor())
+        tallest = tallest.clamp(max=height)
+        shortest = shortest.minimum(tallest)
+        h = shortest + (u[:, _ATTEMPTS:-2] * (tallest - shortest + 1)).floor()
+        w = (h * ratio).round()
+        fits = (h > 0) & (w > 0) & (h * w >= self._COVERED * height * width)
+        first = fits.int().argmax(1, keepdim=True)  # the first maximum, so the first that fits
+        h, w = h.gather(1, first)[:, 0], w.gather(1, first)[:, 0]
+        top, left = (u[:, -2] * (height - h + 1)).floor(), (u[:, -1] * (width - w + 1)).floor()
+        box = torch.stack([top, left, h, w], 1).long()
+        whole = torch.tensor([0, 0, height, width])
+        return torch.where(fits.any(1, keepdim=True), box, whole)
 
 
 class PadCrop(Transform):

@@ -1,12 +1,18 @@
-"""Colour jitter with a random order of its four operations."""
+"""Random changes of colour: torchvision's jitter and the noise of s4l."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_ssl.augment.base import SlotFunction, Transform, apply_slots, check_range
-from lightning_ssl.augment.color import brightness, color, contrast, hue
+from lightning_ssl.augment.base import (
+    SlotFunction,
+    Transform,
+    apply_slots,
+    check_range,
+    in_chunks,
+)
+from lightning_ssl.augment.color import brightness, color, contrast, hsv_noise, hue
 
 _OPERATIONS = (brightness, contrast, color, hue)
 
@@ -82,3 +88,27 @@ def color_jitter(strength: float) -> ColorJitter:
             times this, hue 0.2 times.
     """
     return ColorJitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
+
+
+class HSVNoise(Transform):
+    """The colour noise of S4L (arXiv 1905.03670): hue, saturation and value, each independently.
+
+    The hue turns by up to a tenth of the circle; saturation and value c become
+    ``c ** p * a + b``, clamped, with p in [1/4, 4] and a in [0.71, 1.41], both uniform in their
+    logarithm, and b in [-0.1, 0.1].
+    """
+
+    def draw(self, n: int, generator: torch.Generator) -> dict[str, Any]:
+        """Draw ``shift``, float32 ``(n,)``, and ``exponent``, ``scale``, ``offset``, ``(n, 2)``."""
+        u = 2 * torch.rand(n, 7, generator=generator) - 1  # in [-1, 1)
+        return {
+            "shift": 0.1 * u[:, 0],
+            "exponent": 2 ** (2 * u[:, 1:3]),
+            "scale": 2 ** (0.5 * u[:, 3:5]),
+            "offset": 0.1 * u[:, 5:7],
+        }
+
+    def forward(self, images: Tensor, drawn: dict[str, Any]) -> Tensor:
+        """Apply the noise. See :meth:`Transform.forward`."""
+        values = (drawn[name] for name in ("shift", "exponent", "scale", "offset"))
+        return in_chunks(hsv_noise, images, *values)

@@ -2,13 +2,18 @@
 
 from lightning_ssl.augment.base import Compose, RandomApply, Transform
 from lightning_ssl.augment.color import grayscale
-from lightning_ssl.augment.crops import HorizontalFlip, PadCrop, RandomResizedCrop
-from lightning_ssl.augment.jitter import color_jitter
+from lightning_ssl.augment.crops import (
+    HorizontalFlip,
+    InceptionCrop,
+    PadCrop,
+    RandomResizedCrop,
+)
+from lightning_ssl.augment.jitter import HSVNoise, color_jitter
 from lightning_ssl.augment.randaugment import RandAugment
 from lightning_ssl.augment.tone import equalize, solarize
 from lightning_ssl.augment.transforms import Cutout, GaussianBlur, Op
 
-PRESETS = ("basic", "weak", "strong", "simclr", "support", "global", "local")
+PRESETS = ("basic", "weak", "strong", "simclr", "exemplar", "support", "global", "local")
 LARGE = 64
 """Images with a side above this get the pipelines of ImageNet, others those of CIFAR-10."""
 
@@ -21,6 +26,7 @@ def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False)
       flip).
     * ``strong``: ``weak``, then RandAugment and a cutout of half the side (FixMatch).
     * ``simclr``: random-resized crop, flip, colour jitter, grayscale (large: and blur).
+    * ``exemplar``: ``weak``, then the colour noise of S4L (large: with its crop).
     * ``support`` and ``global``: the large crop of PAWS; ``local``: its small crop.
 
     Nothing is normalised.
@@ -45,6 +51,9 @@ def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False)
     if name in ("weak", "strong"):
         weak = _weak(size, flip)
         return Compose(weak if name == "weak" else [*weak, RandAugment(), Cutout(size // 2)])
+    if name == "exemplar":
+        moved = [InceptionCrop(size), *flip] if size > LARGE else _weak(size, flip)
+        return Compose([*moved, HSVNoise()])
     if name == "simclr":
         crop = RandomResizedCrop(size)
         return Compose([crop, *flip, *(_imagenet_color() if size > LARGE else _cifar_color(False))])

@@ -82,7 +82,8 @@ class RunCheckpoint(ModelCheckpoint):
         loop = trainer.fit_loop
         if not wanted or self._should_skip_saving_checkpoint(trainer):
             return
-        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
+        due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
+        if due and not loop.epoch_loop.val_loop.skip:  # which is so where there are no images
             self._save_after_validation = True
         else:
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))

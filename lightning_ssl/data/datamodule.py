@@ -17,7 +17,8 @@ from lightning_ssl.data.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.folder import walk_images
 from lightning_ssl.data.images import FileImages, Images, ResidentImages
 from lightning_ssl.data.loader import EvaluationLoader, TrainLoader
-from lightning_ssl.data.plan import Balanced, Order, Plan, Shuffled, Stratified, describe_run
+from lightning_ssl.data.orders import Balanced, Order, Shuffled, Stratified
+from lightning_ssl.data.plan import Plan, describe_run
 from lightning_ssl.data.splits import save_split
 from lightning_ssl.types import Batch
 
@@ -131,21 +132,25 @@ class SSLDataModule(DescribedData):
         watched = "test" if self.source.val is None else "val"
         if getattr(self.source, watched) is not None:
             self._read(watched)  # a broken image is found now, not when training has begun
-        fetch = TrainFetch(plan, self.split, self._read("train"), views, self.image_size)
+        images = self._read("train")
+        fetch = TrainFetch(plan, self.split, images, views, self.image_size, self.labeled)
         custom = any(not isinstance(t, Transform) for t in self.view_transforms.values())
         self._draw_views = DrawViews(fetch, views, custom)
         folder = trainer.log_dir  # a broadcast: every process has to ask
         stored = trainer.loggers or trainer.checkpoint_callbacks
         if stored and folder and trainer.is_global_zero:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            save_split(Path(folder) / "split.json", self.split, len(self.source.train))
+            file = Path(folder) / "split.json"
+            save_split(file, self.split, len(self.source.train), self.pseudo)
+        if self.pseudo is not None:
+            rank_zero_info(f"{len(self.pseudo.rows)} labelled images have a pseudo-label.")
 
     def _labeled_order(self) -> Order:
-        module, labeled = self._attached_trainer.lightning_module, self.split.labeled
+        module, targets = self._attached_trainer.lightning_module, self.labeled.target
         name = self.labeled_order or getattr(module, "labeled_order", "shuffled")
         if name == "stratified":
             return Stratified(
-                self.source.train.targets[labeled],
+                targets,
                 self.batch_size or 4 * (self.classes_per_batch or self.num_classes),
                 self.seed,
                 "labeled",
@@ -159,8 +164,8 @@ class SSLDataModule(DescribedData):
             )
         size = self.batch_size or 32
         if name == "balanced":
-            return Balanced(self.source.train.targets[labeled], size, self.seed, "labeled")
-        return Shuffled(len(labeled), size, self.seed, "labeled")
+            return Balanced(targets, size, self.seed, "labeled")
+        return Shuffled(len(targets), size, self.seed, "labeled")
 
     def _unlabeled_order(self) -> Order:
         return Shuffled(self.num_unlabeled, self.unlabeled_batch_size, self.seed, "unlabeled")
@@ -175,7 +180,7 @@ class SSLDataModule(DescribedData):
                 if size <= _RESIDENT_SIDE and fits:
                     images = images.load(size, replace_ok=self._replaceable(part))
                 elif part == "train":
-                    check_readable(images, torch.cat([self.split.labeled, self.split.val]))
+                    check_readable(images, torch.cat([self.labeled.rows, self.split.val]))
                 elif part != "predict":
                     check_readable(images, torch.arange(len(images)))
             self._images[part] = images
@@ -186,7 +191,7 @@ class SSLDataModule(DescribedData):
         if part != "train":
             return None
         mask = torch.ones(len(self.source.train), dtype=torch.bool)
-        mask[self.split.labeled] = mask[self.split.val] = False
+        mask[self.labeled.rows] = mask[self.split.val] = False
         return mask
 
     def train_dataloader(self) -> TrainLoader:

@@ -1,5 +1,6 @@
 """What the data is: source, split, classes, size and statistics, from options."""
 
+import os
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,9 +11,17 @@ from torch import nn
 from typing_extensions import Self
 
 from lightning_ssl.data.images import FileImages
+from lightning_ssl.data.pseudo_labels import (
+    LabelColumn,
+    check_options,
+    digest,
+    join,
+    read_pseudo_labels,
+)
 from lightning_ssl.data.record import check_classes, check_resumed, make_record
 from lightning_ssl.data.sources import Source, open_source, prepare_source
 from lightning_ssl.data.splits import Split, make_split
+from lightning_ssl.data.splits_files import LabeledImages
 from lightning_ssl.seeding import global_seed
 
 
@@ -33,6 +42,11 @@ class DescribedData(pl.LightningDataModule):
         val_per_class: Labelled images of each class set apart for validation where the data has no
             validation part; null for a tenth of the labels, and none below 25 labels a class.
         include_labeled: Whether labelled images are also used as unlabelled ones.
+        pseudo_labels: Table of ``lightning-ssl pseudo-label``, or ``split.json`` of a run on one:
+            images without label are labelled images with the class that it says.
+        pseudo_column: Column of the table: ``label``, from one view of each image, or
+            ``averaged_label``, from twenty.
+        pseudo_threshold: Smallest probability in [0, 1] of a pseudo-label that counts.
         image_size: Side of the images in pixels; null for the data's own.
         in_channels: 3, or 1 for gray images.
         classes: Class names in the order of the class numbers; null for the data's own.
@@ -59,6 +73,9 @@ class DescribedData(pl.LightningDataModule):
         labels_file: str | None = None,
         val_per_class: int | None = None,
         include_labeled: bool = True,
+        pseudo_labels: str | None = None,
+        pseudo_column: LabelColumn = "label",
+        pseudo_threshold: float = 0.0,
         image_size: int | None = None,
         in_channels: int = 3,
         classes: list[str] | None = None,
@@ -75,6 +92,7 @@ class DescribedData(pl.LightningDataModule):
             raise ValueError(
                 f"`data.normalize` must be one of ('dataset', 'symmetric'), got '{normalize}'."
             )
+        check_options(pseudo_labels, pseudo_column, pseudo_threshold)
         self.save_hyperparameters(ignore=["views"])
         self.dataset, self.root, self.download = dataset, root, download
         self.selection = {
@@ -86,6 +104,8 @@ class DescribedData(pl.LightningDataModule):
             "val_per_class": val_per_class,
             "include_labeled": include_labeled,
         }
+        self.pseudo_labels = pseudo_labels
+        self._pseudo_column, self._pseudo_threshold = pseudo_column, pseudo_threshold
         self.in_channels = in_channels
         self.normalize = normalize
         self.extra, self.fold, self.hflip = extra, fold, hflip
@@ -166,6 +186,11 @@ class DescribedData(pl.LightningDataModule):
             return tuple(self._given_std)
         return (0.5,) * self.in_channels if self.normalize == "symmetric" else self.source.std
 
+    @property
+    def image_std(self) -> tuple[float, ...]:
+        """``std`` for methods, whose hyper-parameters must not share a name with the data's."""
+        return self.std
+
     @cached_property
     def split(self) -> Split:
         """Which training images are labelled, unlabelled and set apart for validation."""
@@ -181,10 +206,45 @@ class DescribedData(pl.LightningDataModule):
             classes=source.classes,
         )
 
+    @cached_property
+    def pseudo(self) -> LabeledImages | None:
+        """Images that training sees with a pseudo-label; None without ``pseudo_labels``."""
+        if self.pseudo_labels is None:
+            return None
+        return read_pseudo_labels(
+            self.pseudo_labels,
+            self.split,
+            self.source.train.targets,
+            name=self.train_name,
+            classes=self.classes,
+            column=self._pseudo_column,
+            threshold=self._pseudo_threshold,
+        )
+
+    @cached_property
+    def labeled(self) -> LabeledImages:
+        """The labelled list: images with their own class, and those with a pseudo-label."""
+        rows = self.split.labeled
+        given = LabeledImages(rows, self.source.train.targets[rows])
+        return given if self.pseudo is None else join(given, self.pseudo)
+
+    def train_name(self, index: int) -> str:
+        """What a training image is called in files: its path below ``root``, or its index.
+
+        Args:
+            index: Position in the training set.
+        """
+        images, folder = self.source.train, os.path.expanduser(self.root or "")
+        if not isinstance(images, FileImages):
+            return images.name(index)
+        if self.dataset == "csv":
+            folder = os.path.dirname(os.path.abspath(folder))
+        return images.name(index).removeprefix(os.path.join(folder, "")).replace(os.sep, "/")
+
     @property
     def num_labeled(self) -> int:
-        """Number of labelled images."""
-        return len(self.split.labeled)
+        """Number of labelled images, those with a pseudo-label included."""
+        return len(self.labeled.rows)
 
     @property
     def num_unlabeled(self) -> int:
@@ -193,9 +253,8 @@ class DescribedData(pl.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Labelled images of each class."""
-        targets = self.source.train.targets[self.split.labeled]
-        counts: list[int] = torch.bincount(targets, minlength=self.num_classes).tolist()
+        """Labelled images of each class, those with a pseudo-label included."""
+        counts: list[int] = torch.bincount(self.labeled.target, minlength=self.num_classes).tolist()
         return counts
 
     @property
@@ -213,7 +272,12 @@ class DescribedData(pl.LightningDataModule):
         return make_record(
             *(self.classes, self.image_size, self.mean, self.std),
             *(self.split, self.seed, tuple(self.view_transforms)),
+            self._pseudo_digest,
         )
+
+    @property
+    def _pseudo_digest(self) -> str | None:
+        return None if self.pseudo is None else digest(self.pseudo)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint belongs to this data.
@@ -222,8 +286,9 @@ class DescribedData(pl.LightningDataModule):
             state_dict: What :meth:`state_dict` returned.
 
         Raises:
-            ValueError: If classes differ, or, when training goes on, the labelled images.
+            ValueError: If classes differ, or, when training goes on, the labels.
         """
         check_classes(state_dict, self.classes)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            check_resumed(state_dict, self.split, self.seed, tuple(self.view_transforms))
+            views = tuple(self.view_transforms)
+            check_resumed(state_dict, self.split, self.seed, views, self._pseudo_digest)

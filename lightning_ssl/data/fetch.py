@@ -19,6 +19,7 @@ from lightning_ssl.data.images import (
 )
 from lightning_ssl.data.plan import Plan
 from lightning_ssl.data.splits import Split
+from lightning_ssl.data.splits_files import LabeledImages
 from lightning_ssl.types import Batch, Samples
 
 _CHECKED = 10_000  # labelled files decoded before training; beyond, an error comes when one is met
@@ -37,16 +38,28 @@ class TrainFetch:
         images: The training images.
         views: The views of each stream.
         size: Image side in pixels.
+        labeled: The labelled list, where it is not the split's alone.
     """
 
-    def __init__(self, plan: Plan, split: Split, images: Images, views: Views, size: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        split: Split,
+        images: Images,
+        views: Views,
+        size: int,
+        labeled: LabeledImages | None = None,
+    ) -> None:
+        if labeled is None:
+            labeled = LabeledImages(split.labeled, images.targets[split.labeled])
         self.plan = plan
-        self.rows = {"labeled": split.labeled, "unlabeled": split.unlabeled}
+        self.rows = {"labeled": labeled.rows, "unlabeled": split.unlabeled}
+        self.targets = {"labeled": labeled.target, "unlabeled": images.targets[split.unlabeled]}
         self.images = images
         self.views = views
         self.size = size
         # Of the whole list, so that all ranks and steps agree.
-        self.any_known = bool((images.targets[split.unlabeled] >= 0).any())
+        self.any_known = bool((self.targets["unlabeled"] >= 0).any())
         # Shared by the workers, so that an image met in every epoch is counted once.
         self.broken = torch.zeros(len(images), dtype=torch.bool).share_memory_()
 
@@ -74,7 +87,7 @@ class TrainFetch:
     def _samples(self, stream: str, index: Tensor, step: int) -> Samples:
         rows = self.rows[stream][index]
         crops = self._crops(stream, rows, step) if isinstance(self.images, FileImages) else {}
-        return Samples(crops, target=self.images.targets[rows], index=index)
+        return Samples(crops, target=self.targets[stream][index], index=index)
 
     def _crops(self, stream: str, rows: Tensor, step: int) -> dict[str, Tensor]:
         photos = [self._decode(stream, row) for row in rows.tolist()]

@@ -16,6 +16,7 @@ def make_record(
     split: Split,
     seed: int,
     views: Sequence[str],
+    pseudo_digest: str | None = None,
 ) -> dict[str, Any]:
     """Record what prediction needs besides weights, and the lists a resumed run must share.
 
@@ -27,6 +28,7 @@ def make_record(
         split: The labelled, unlabelled and validation lists.
         seed: Seed of the order and the views.
         views: Names of the views whose transforms the user gave.
+        pseudo_digest: Digest of the pseudo-labels; None without any.
 
     Returns:
         Plain values and tensors, so that the checkpoint loads with ``weights_only=True``.
@@ -41,6 +43,7 @@ def make_record(
         "val": split.val,
         "seed": seed,
         "views": sorted(views),
+        "pseudo_labels": pseudo_digest,
     }
 
 
@@ -61,7 +64,13 @@ def check_classes(record: dict[str, Any], classes: Sequence[str]) -> None:
         )
 
 
-def check_resumed(record: dict[str, Any], split: Split, seed: int, views: Sequence[str]) -> None:
+def check_resumed(
+    record: dict[str, Any],
+    split: Split,
+    seed: int,
+    views: Sequence[str],
+    pseudo_digest: str | None = None,
+) -> None:
     """See that a run goes on with the labelled images, order and views it began with.
 
     Args:
@@ -69,6 +78,7 @@ def check_resumed(record: dict[str, Any], split: Split, seed: int, views: Sequen
         split: The lists of the data.
         seed: Seed of the order and the views.
         views: Names of the views whose transforms the user gave.
+        pseudo_digest: Digest of the pseudo-labels; None without any.
 
     Raises:
         ValueError: If they differ.
@@ -89,3 +99,9 @@ def check_resumed(record: dict[str, Any], split: Split, seed: int, views: Sequen
                 f"`ckpt_path` was trained with other '{name}' images than the data options choose "
                 "now; give the split.json of its run as `data.labels_file`."
             )
+    if record.get("pseudo_labels") != pseudo_digest:  # not in checkpoints of 0.1.0
+        raise ValueError(
+            "`ckpt_path` was trained on other pseudo-labels than `data.pseudo_labels` and its "
+            "column and threshold choose now; give the split.json of its run as "
+            "`data.pseudo_labels`."
+        )

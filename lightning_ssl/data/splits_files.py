@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_ssl.data.atomic import replacing
 from lightning_ssl.data.images import Images
 
 Names = Images | Callable[[int], str] | Sequence[str]
@@ -32,6 +32,18 @@ class Split:
     labeled: Tensor
     unlabeled: Tensor
     val: Tensor
+
+
+class LabeledImages(NamedTuple):
+    """Images with the classes that training tells them to have.
+
+    Attributes:
+        rows: Indices into the training images ``(N,)``, int64, increasing.
+        target: Classes ``(N,)``, int64.
+    """
+
+    rows: Tensor
+    target: Tensor
 
 
 class LabelList(NamedTuple):
@@ -64,7 +76,12 @@ def assemble(num_train: int, labeled: Tensor, val: Tensor, include_labeled: bool
     return Split(labeled, torch.from_numpy(np.flatnonzero(keep)), val)
 
 
-def save_split(path: str | os.PathLike[str], split: Split, num_train: int) -> None:
+def save_split(
+    path: str | os.PathLike[str],
+    split: Split,
+    num_train: int,
+    pseudo: LabeledImages | None = None,
+) -> None:
     """Write a split as JSON. A reader never sees half a file.
 
     Args:
@@ -72,6 +89,8 @@ def save_split(path: str | os.PathLike[str], split: Split, num_train: int) -> No
         split: The split. Its unlabelled images must be all that are not held out, with or without
             the labelled ones: they are not written but derived.
         num_train: Number of training images.
+        pseudo: Images that training saw with a pseudo-label, and that label. Read as a list of
+            labels the file gives the labelled images alone.
 
     Raises:
         ValueError: If the unlabelled images are others.
@@ -83,26 +102,20 @@ def save_split(path: str | os.PathLike[str], split: Split, num_train: int) -> No
             "`split.unlabeled` must hold all images that are not held out, in increasing order, "
             f"with or without the labelled ones, got {len(split.unlabeled)} of {num_train}."
         )
-    content = {
+    content: dict[str, Any] = {
         "num_train": num_train,
         "include_labeled": include,
         "labeled": split.labeled.tolist(),
         "val": split.val.tolist(),
     }
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".json")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file)
-            file.write("\n")
-        umask = os.umask(0)  # there is no way to ask for it without setting it
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's file is for its owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    if pseudo is not None:
+        content["pseudo_labels"] = {
+            "images": pseudo.rows.tolist(),
+            "labels": pseudo.target.tolist(),
+        }
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.write("\n")
 
 
 def load_split(path: str | os.PathLike[str], num_train: int) -> Split:
@@ -144,7 +157,7 @@ def read_labels(
     with open(path, "rb") as file:
         start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(_NPY_MAGIC):
-        return LabelList(_check_indices(path, np.load(path), num_train))
+        return LabelList(check_indices(path, np.load(path), num_train))
     if start.startswith((b"{", b"[")):
         return _read_json(path, num_train, names)
     try:
@@ -170,8 +183,8 @@ def _read_json(path: str, num_train: int, names: Names | None) -> LabelList:
             f"'{path}' is a split of {content['num_train']} training images, but this data set has "
             f"{num_train}: it belongs to another one."
         )
-    labeled = _check_indices(path, content["labeled"], num_train)
-    val = _check_indices(path, content["val"], num_train)
+    labeled = check_indices(path, content["labeled"], num_train)
+    val = check_indices(path, content["val"], num_train)
     if np.intersect1d(labeled.numpy(), val.numpy()).size:
         raise ValueError(f"'{path}' has images that are both labelled and held out.")
     include = bool(content.get("include_labeled", True))
@@ -186,7 +199,20 @@ def _unreadable(path: str) -> ValueError:
     )
 
 
-def _check_indices(path: str, values: Any, num_train: int) -> Tensor:
+def check_indices(path: str, values: Any, num_train: int) -> Tensor:
+    """Make a list of images out of what a file holds.
+
+    Args:
+        path: The file, for messages.
+        values: What should be indices.
+        num_train: Number of training images.
+
+    Returns:
+        The indices, increasing.
+
+    Raises:
+        ValueError: If they are no integers, out of range or not distinct.
+    """
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(
@@ -207,7 +233,7 @@ def _check_indices(path: str, values: Any, num_train: int) -> Tensor:
 
 def _resolve(path: str, entries: list[str], num_train: int, names: Names | None) -> Tensor:
     if all(entry.removeprefix("-").isdecimal() for entry in entries):
-        return _check_indices(path, [int(entry) for entry in entries], num_train)
+        return check_indices(path, [int(entry) for entry in entries], num_train)
     if names is None:
         raise ValueError(
             f"'{path}' lists file names ('{entries[0]}'), but these images have none, only indices."
@@ -222,7 +248,7 @@ def _resolve(path: str, entries: list[str], num_train: int, names: Names | None)
             f"'{path}': {len(missing)} of {len(wanted)} file names are not among the "
             f"{num_train} training images; the first: '{missing[0]}'."
         )
-    return _check_indices(path, list(wanted.values()), num_train)
+    return check_indices(path, list(wanted.values()), num_train)
 
 
 def _find(path: str, wanted: dict[str, int], num_train: int, names: Names) -> None:

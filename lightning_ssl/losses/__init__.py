@@ -2,15 +2,29 @@
 
 from lightning_ssl.losses.basic import cross_entropy, full_precision, promote, softmax
 from lightning_ssl.losses.contrastive import nt_xent_loss, suncet_loss
+from lightning_ssl.losses.entropy import entropy
 from lightning_ssl.losses.neighbors import cosine, smooth_labels, soft_nearest_neighbors
 from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets, sharpen
 from lightning_ssl.losses.pseudo_label import pseudo_label_loss
 from lightning_ssl.losses.ropaws import ropaws_probs
+from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
+from lightning_ssl.losses.triplet import batch_hard_triplet_loss
+from lightning_ssl.losses.vat import (
+    adversarial_direction,
+    kl_divergence,
+    unit_direction,
+    vat_loss,
+)
 
 __all__ = (
+    "adversarial_direction",
+    "batch_hard_triplet_loss",
     "cosine",
     "cross_entropy",
+    "entropy",
+    "four_rotations",
     "full_precision",
+    "kl_divergence",
     "me_max_loss",
     "nt_xent_loss",
     "paws_loss",
@@ -18,9 +32,13 @@ __all__ = (
     "promote",
     "pseudo_label_loss",
     "ropaws_probs",
+    "rotation_labels",
+    "rotation_loss",
     "sharpen",
     "smooth_labels",
     "soft_nearest_neighbors",
     "softmax",
     "suncet_loss",
+    "unit_direction",
+    "vat_loss",
 )

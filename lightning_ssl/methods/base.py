@@ -44,6 +44,8 @@ class SSLModule(pl.LightningModule, ABC):
         schedule: Learning-rate schedule, counted in optimizer updates.
         ema_decay: Decay of the averaged weights used for evaluation, in [0, 1); 0 evaluates the
             trained weights themselves.
+        ema_half_life: Updates after which a weight's share of the average has halved, in place of
+            ``ema_decay``.
         weights: Checkpoint, state dict or file of the original PAWS code to start from, at the
             first stage, whichever it is.
         weights_strict: Whether missing, unexpected or mismatched keys of ``weights`` are an error.
@@ -64,6 +66,7 @@ class SSLModule(pl.LightningModule, ABC):
         optimizer: Optimizer = Optimizer(),  # noqa: B008 (frozen)
         schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
         ema_decay: float = 0.99,
+        ema_half_life: float | None = None,
         weights: str | None = None,
         weights_strict: bool = True,
     ) -> None:
@@ -72,6 +75,10 @@ class SSLModule(pl.LightningModule, ABC):
             raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay}.")
+        if ema_half_life is not None:
+            if not ema_half_life > 0:
+                raise ValueError(f"`ema_half_life` must be above 0 or null, got {ema_half_life}.")
+            ema_decay = 0.5 ** (1 / ema_half_life)
         self.save_hyperparameters()
         self.num_classes = num_classes
         # A checkpoint holds plain dicts, so that it loads with weights_only=True.

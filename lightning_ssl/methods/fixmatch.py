@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import SSLModule, ViewSpec
+from lightning_ssl.methods.ramp import check_weights
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -35,8 +36,7 @@ class FixMatch(SSLModule):
         super().__init__(num_classes, **kwargs)
         if not 0 <= threshold <= 1:
             raise ValueError(f"`threshold` must be in [0, 1], got {threshold}.")
-        if lambda_u < 0:
-            raise ValueError(f"`lambda_u` must be at least 0, got {lambda_u}.")
+        check_weights(lambda_u=lambda_u)
         self.threshold = threshold
         self.lambda_u = lambda_u
 

@@ -3,7 +3,9 @@
 from lightning_ssl.models.backbones import build_backbone
 from lightning_ssl.models.heads import LinearHead, MLPHead, PredictionHead, ProjectionHead
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
+from lightning_ssl.models.preact_resnet import PreActResNet50
 from lightning_ssl.models.resnet_v2 import ResNet20V2
+from lightning_ssl.models.statistics import keep_statistics
 from lightning_ssl.models.weights import load_weights
 from lightning_ssl.models.wide_resnet import WideResNet
 
@@ -11,10 +13,12 @@ __all__ = [
     "LinearHead",
     "MLPHead",
     "PAWSWideResNet",
+    "PreActResNet50",
     "PredictionHead",
     "ProjectionHead",
     "ResNet20V2",
     "WideResNet",
     "build_backbone",
+    "keep_statistics",
     "load_weights",
 ]

@@ -3,23 +3,18 @@
 import difflib
 import inspect
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torchvision
 from torch import nn
 
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
+from lightning_ssl.models.preact_resnet import PreActResNet50
 from lightning_ssl.models.resnet_v2 import ResNet20V2
 from lightning_ssl.models.wide_resnet import WideResNet
 from lightning_ssl.models.wider_resnet import WiderResNet50
-
-_COMMON_WRN = ("wrn_10_1", "wrn_16_1", "wrn_28_2", "wrn_28_8", "wrn_37_2", "paws_wrn_28_2")
-_WIDER = {"resnet50w2": 2, "resnet50w4": 4}
-_RESNETS = tuple(
-    name
-    for name in torchvision.models.list_models(module=torchvision.models)
-    if name.startswith(("resnet", "resnext", "wide_resnet"))
-)
 
 
 def build_backbone(
@@ -28,20 +23,25 @@ def build_backbone(
     """Build a network that turns images ``(B, in_channels, H, W)`` into pooled features.
 
     Args:
-        name: ``wrn_<depth>_<width>`` (:class:`~lightning_ssl.models.WideResNet`),
-            ``paws_wrn_<depth>_<width>`` (:class:`~lightning_ssl.models.PAWSWideResNet`),
-            ``resnet20_v2`` (:class:`~lightning_ssl.models.ResNet20V2`), a torchvision ResNet such
-            as ``resnet50`` or ``wide_resnet50_2``, ``resnet50w2`` or ``resnet50w4`` (a ResNet-50
-            with two or four times the channels everywhere, the stem included, as in PAWS), or
-            ``timm/<name>``.
+        name: One of
+
+            * ``wrn_<depth>_<width>``: :class:`~lightning_ssl.models.WideResNet`;
+            * ``paws_wrn_<depth>_<width>``: :class:`~lightning_ssl.models.PAWSWideResNet`;
+            * ``resnet20_v2``: :class:`~lightning_ssl.models.ResNet20V2`;
+            * ``resnet50_v2`` or, four times as wide, ``resnet50_v2_x4``:
+              :class:`~lightning_ssl.models.PreActResNet50`;
+            * ``resnet50w2`` or ``resnet50w4``: a ResNet-50 with two or four times the channels
+              everywhere, the stem included, as in PAWS;
+            * a torchvision ResNet such as ``resnet50`` or ``wide_resnet50_2``;
+            * ``timm/<name>``.
         in_channels: Channels of the images.
         pretrained: Whether to start from the library's default weights (downloaded). With other
             than 3 channels the stem's are their sum over colours divided by the channels, so
             that a grey image copied into all channels has the same response.
-        **options: For ``wrn_*``, ``paws_wrn_*`` and ``resnet20_v2`` those of their classes. For
-            other ResNets ``small_stem`` (3x3 stem with stride 1 and no max-pooling, for images up
-            to 64 px; never pretrained) and ``bn_momentum``. For timm ``bn_momentum`` and what the
-            model's constructor takes, such as ``img_size`` for a transformer.
+        **options: Where a class is named above, its options. For other ResNets ``small_stem``
+            (3x3 stem with stride 1 and no max-pooling, for images up to 64 px; never pretrained)
+            and ``bn_momentum``. For timm ``bn_momentum`` and what the model's constructor takes,
+            such as ``img_size`` for a transformer.
 
     Returns:
         A module with ``num_features`` whose ``forward`` returns ``(B, num_features)``.
@@ -49,28 +49,29 @@ def build_backbone(
     Raises:
         ValueError: If the name or an option is unknown, or there are no pretrained weights.
     """
-    wrn = re.fullmatch(r"(paws_)?wrn_(\d+)_(\d+)", name)
-    if pretrained and (wrn or name == "resnet20_v2" or name in _WIDER):
-        raise ValueError(f"`pretrained` must be False with the `backbone` {name!r}, got True.")
-    if wrn:
-        network = PAWSWideResNet if wrn[1] else WideResNet
-        _check_options(name, options, network, skip=("depth", "width", "in_channels"))
-        return network(int(wrn[2]), int(wrn[3]), in_channels=in_channels, **options)
-    if name == "resnet20_v2":
-        _check_options(name, options, ResNet20V2, skip=("in_channels",))
-        return ResNet20V2(in_channels=in_channels, **options)
-    if name in (*_WIDER, *_RESNETS):
-        _check_options(name, options, _resnet, skip=("name", "in_channels", "pretrained"))
-        return _resnet(name, in_channels, pretrained, **options)
+    for form, build in _OWN.items():
+        numbers = re.fullmatch(re.sub(r"<\w+>", r"(\\d+)", form), name)
+        if numbers is None:
+            continue
+        if pretrained:
+            raise ValueError(f"`pretrained` must be False with the `backbone` {name!r}, got True.")
+        _check_options(name, options, build)
+        return build(*map(int, numbers.groups()), in_channels=in_channels, **options)
+    if name in _RESNETS:
+        _check_options(name, options, _torchvision)
+        return _torchvision(name, in_channels=in_channels, pretrained=pretrained, **options)
     if name.startswith("timm/"):
         return _timm(name, in_channels, pretrained, **options)
     raise _unknown(name)
 
 
-def _check_options(
-    name: str, options: dict[str, Any], build: Any, skip: tuple[str, ...] = ()
-) -> None:
-    allowed = tuple(p for p in inspect.signature(build).parameters if p not in skip)
+def _check_options(name: str, options: dict[str, Any], build: Callable[..., nn.Module]) -> None:
+    allowed = tuple(
+        parameter.name
+        for parameter in inspect.signature(build).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        and parameter.name not in ("in_channels", "pretrained")
+    )
     for option in options:
         if option not in allowed:
             raise ValueError(
@@ -81,16 +82,15 @@ def _check_options(
 def _unknown(name: str) -> ValueError:
     import timm  # slow to import, and most runs do not need it
 
-    own = [*_COMMON_WRN, *_WIDER, "resnet20_v2"]
-    candidates = [*own, *_RESNETS, *(f"timm/{model}" for model in timm.list_models())]
+    named = [form for form in _OWN if "<" not in form]
+    candidates = [*_COMMON, *named, *_RESNETS, *(f"timm/{model}" for model in timm.list_models())]
     near = difflib.get_close_matches(name, candidates, n=3)
     bare = f"timm/{name}"
     if bare in candidates:
         near = [bare, *(model for model in near if model != bare)]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(
-        "`backbone` must be 'wrn_<depth>_<width>' (such as 'wrn_28_2'), "
-        f"'paws_wrn_<depth>_<width>', one of {(*_WIDER, 'resnet20_v2')}, one of torchvision's "
+        f"`backbone` must be one of {tuple(_OWN)} (such as 'wrn_28_2'), one of torchvision's "
         f"{_RESNETS}, or 'timm/<name>', got {name!r}.{hint}"
     )
 
@@ -101,17 +101,28 @@ def _set_bn_momentum(module: nn.Module, momentum: float) -> None:
             layer.momentum = momentum
 
 
-def _resnet(
+def _torchvision(
     name: str,
+    *,
     in_channels: int,
     pretrained: bool,
     small_stem: bool = False,
     bn_momentum: float = 0.1,
 ) -> nn.Module:
-    if name in _WIDER:
-        model: Any = WiderResNet50(_WIDER[name])
-    else:
-        model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    return _adapt(model, in_channels, pretrained, small_stem, bn_momentum)
+
+
+def _wider(
+    width: int, *, in_channels: int, small_stem: bool = False, bn_momentum: float = 0.1
+) -> nn.Module:
+    return _adapt(WiderResNet50(width), in_channels, False, small_stem, bn_momentum)
+
+
+def _adapt(
+    model: Any, in_channels: int, pretrained: bool, small_stem: bool, bn_momentum: float
+) -> nn.Module:
+    """Take the classifier off a ResNet of torchvision, and fit its stem to the images."""
     model.num_features, model.fc = model.fc.in_features, nn.Identity()
     stem = model.conv1
     if small_stem:
@@ -164,3 +175,21 @@ def _timm(
     if bn_momentum is not None:
         _set_bn_momentum(model, bn_momentum)
     return model
+
+
+_OWN: dict[str, Callable[..., nn.Module]] = {
+    "wrn_<depth>_<width>": WideResNet,
+    "paws_wrn_<depth>_<width>": PAWSWideResNet,
+    "resnet20_v2": ResNet20V2,
+    "resnet50_v2": partial(PreActResNet50, 1),
+    "resnet50_v2_x4": partial(PreActResNet50, 4),
+    "resnet50w2": partial(_wider, 2),
+    "resnet50w4": partial(_wider, 4),
+}
+"""Form of a name to what takes its numbers, and ``in_channels`` and the options by keyword."""
+_COMMON = ("wrn_10_1", "wrn_16_1", "wrn_28_2", "wrn_28_8", "wrn_37_2", "paws_wrn_28_2")
+_RESNETS = tuple(
+    name
+    for name in torchvision.models.list_models(module=torchvision.models)
+    if name.startswith(("resnet", "resnext", "wide_resnet"))
+)

@@ -1,5 +1,6 @@
 """Whole pipelines against a sequential re-statement for one image, from the same draws."""
 
+import colorsys
 import math
 
 import pytest
@@ -108,9 +109,52 @@ def maybe(function, x, d):
     return function(x, d["transform"]) if d["apply"] else x
 
 
+def inception_box(u, height, width):
+    """TensorFlow's rule with its uniforms given; the whole image after a hundred attempts."""
+    for k in range(100):
+        ratio = 0.75 + 0.58 * u[k]
+        shortest = round(math.sqrt(0.05 * height * width / ratio))
+        tallest = min(height, round(math.sqrt(height * width / ratio)))
+        while round(tallest * ratio) > width:
+            tallest -= 1
+        shortest = min(shortest, tallest)
+        h = shortest + int(u[100 + k] * (tallest - shortest + 1))
+        w = round(h * ratio)
+        if h * w >= 0.1 * height * width:
+            return int(u[200] * (height - h + 1)), int(u[201] * (width - w + 1)), h, w
+    return 0, 0, height, width
+
+
+def one_inception_crop(x, d, size):
+    box = inception_box(d["crop"], *x.shape[1:])
+    return tv.resized_crop(x, *box, [size, size], antialias=True)
+
+
+def one_hsv_noise(x, d):
+    """Pixel by pixel with Python's own conversions."""
+
+    def bend(value, i):
+        value = value ** d["exponent"][i] * d["scale"][i] + d["offset"][i]
+        return min(max(value, 0.0), 1.0)
+
+    out = torch.empty_like(x)
+    for i in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            h, s, v = colorsys.rgb_to_hsv(*x[:, i, j].tolist())
+            h = (1 + h + d["shift"]) % 1
+            out[:, i, j] = torch.tensor(colorsys.hsv_to_rgb(h, bend(s, 0), bend(v, 1)))
+    return out
+
+
 def restate(name, size, x, d, multicrop=False):
     """One float image through a preset, with a horizontal flip."""
     large = size > 64
+    if name == "exemplar":
+        if large:
+            x = one_flip(one_inception_crop(x, d["0"], size), d["1"])
+        else:
+            x = one_pad_crop(one_flip(x, d["0"]), d["1"], size // 8)
+        return one_hsv_noise(x, d["2"])
     if name == "basic" and not large:
         return one_flip(x, d["0"])
     if name in ("basic", "weak", "strong"):

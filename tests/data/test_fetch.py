@@ -15,7 +15,8 @@ from lightning_ssl.data.draw import DrawViews
 from lightning_ssl.data.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.images import BrokenImageError, FileImages, ResidentImages, resize_center
 from lightning_ssl.data.loader import TrainLoader
-from lightning_ssl.data.plan import Plan, Shuffled
+from lightning_ssl.data.orders import Shuffled
+from lightning_ssl.data.plan import Plan
 from lightning_ssl.data.splits import Split
 from lightning_ssl.seeding import make_generator
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_ssl.data.plan import Balanced, Plan, Shuffled, describe_run
+from lightning_ssl.data.orders import Balanced, Shuffled
+from lightning_ssl.data.plan import Plan, describe_run
 from lightning_ssl.seeding import make_generator
 
 SIZES = [(10, 3), (7, 7), (12, 5), (1, 1), (60, 64), (3, 8), (1, 4)]  # list, batch

@@ -1,12 +1,13 @@
 """Which images are labelled, unlabelled and held out."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_ssl.data import splits_files
+from lightning_ssl.data import SSLDataModule, splits_files
 from lightning_ssl.data.images import FileImages
 from lightning_ssl.data.splits import (
     Split,
@@ -301,6 +302,27 @@ class TestFiles:
         names = [NAMES[i].split("/")[-1] for i in CHOSEN]
         (tmp_path / "label_map").write_text(json.dumps({"values": names}))
         self.check(tmp_path / "label_map")
+
+    def test_s4l_list_of_imagenet(self, make_folder, tmp_path):
+        """Synset after synset, random inside, names without folders, and no ending of the file."""
+        synsets = {"n01440764": 5, "n01443537": 4, "n01484850": 6}
+        root = make_folder({f"{p}/{s}": n for s, n in synsets.items() for p in ("train", "val")})
+        for part in ("train", "val"):
+            for path in sorted((root / part).rglob("*.png")):
+                path.rename(path.with_name(f"{path.parent.name}_{int(path.stem)}.JPEG"))
+        chosen = [f"{s}_{i}.JPEG" for s in synsets for i in np.random.permutation(4)[:2]]
+        (tmp_path / "label_map_count_6_index_0").write_text(json.dumps({"values": chosen}))
+        data = SSLDataModule(
+            "imagenet", root=str(root), labels_file=tmp_path / "label_map_count_6_index_0"
+        )
+        names = {Path(data.source.train.name(i)).name for i in data.split.labeled}
+        assert names == set(chosen)
+        assert data.class_counts == [2, 2, 2]
+        assert data.num_unlabeled == 15
+        assert [data.train_name(i) for i in (0, 14)] == [
+            "train/n01440764/n01440764_0.JPEG",
+            "train/n01484850/n01484850_5.JPEG",
+        ]
 
     def test_ambiguous_name_needs_its_folder(self, tmp_path):
         names = [f"/root/c{BALANCED[i]}/{i // 10:03d}.png" for i in range(1000)]

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from lightning_ssl.data.plan import Plan, Stratified
+from lightning_ssl.data.orders import Stratified
+from lightning_ssl.data.plan import Plan
 
 # Class to number of images; no class 1, 3 or 5.
 SIZES = {0: 8, 2: 5, 4: 12, 6: 4, 7: 9, 9: 30}

@@ -103,6 +103,12 @@ def test_unknown_name(name, near):
         build_backbone(name)
 
 
+@pytest.mark.parametrize("name", ["wrn_28_2x", "my_wrn_28_2", "wrn_28_<width>", "resnet50_v2_x2"])
+def test_a_name_that_only_contains_a_known_one(name):
+    with pytest.raises(ValueError, match=r"`backbone` must be one of .*'paws_wrn_<depth>_<width>'"):
+        build_backbone(name)
+
+
 def test_unknown_name_like_nothing():
     with pytest.raises(ValueError, match=r"got 'qqqqqqqqqqq'\.$"):
         build_backbone("qqqqqqqqqqq")

@@ -1,0 +1,44 @@
+"""The method and the data of a checkpoint, for commands that use both."""
+
+from importlib import import_module
+from typing import Any
+
+from lightning_ssl.cli_checkpoint import known_to_checkpoint
+from lightning_ssl.data import SSLDataModule
+from lightning_ssl.methods import SSLModule
+
+
+def restore(ckpt_path: str, root: str | None = None) -> tuple[SSLModule, SSLDataModule]:
+    """Build what a run trained, with its averaged weights, and what it was trained on.
+
+    Args:
+        ckpt_path: Checkpoint of a run.
+        root: Folder of the data where it is not where it was while training.
+
+    Returns:
+        The method in evaluation mode, and the data with the options of the run.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it lacks the method or the data, or its method cannot be imported.
+    """
+    known = known_to_checkpoint(ckpt_path, predict=False)
+    if not {"model", "data"} <= set(known):
+        raise ValueError(
+            f"`ckpt_path` must be a checkpoint of a method that was trained on an SSLDataModule, "
+            f"got '{ckpt_path}'."
+        )
+    options: dict[str, Any] = known["data"]["init_args"]
+    if root is not None:
+        options["root"] = root
+    data = SSLDataModule(**options)
+    path = known["model"]["class_path"]
+    module, _, name = path.rpartition(".")
+    try:
+        method = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"`ckpt_path` is of the method '{path}', which cannot be found."
+        ) from error
+    restored: SSLModule = method.load_from_checkpoint(ckpt_path, map_location="cpu")
+    return restored.eval(), data

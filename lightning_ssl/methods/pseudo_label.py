@@ -1,0 +1,70 @@
+"""Pseudo-label: the network's own confident predictions as labels."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
+from lightning_ssl.methods.base import SSLModule, ViewSpec
+from lightning_ssl.methods.ramp import check_ramp, check_weights, ramp_up
+from lightning_ssl.types import Batch, as_batch
+
+
+class PseudoLabel(SSLModule):
+    r"""Pseudo-label in one stage: confident predictions become labels in the same step.
+
+    .. math::
+        \frac{1}{B} \sum_b H(y_b, p(x_b)) + w(t) \lambda_u \frac{1}{U} \sum_i
+        \mathbb{1}[\max \hat p(u_i) \ge \tau] \; H(\arg\max \hat p(u_i), p(u_i))
+
+    :math:`\hat p` is the prediction on the same view, without gradient.
+
+    Reference: Lee, 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method
+    for Deep Neural Networks"; the threshold, in place of none, as in Oliver et al., 2018,
+    https://arxiv.org/abs/1804.09170.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        threshold: Confidence in [0, 1] above which a pseudo-label counts.
+        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
+        ramp: Fraction of the run's updates over which ``lambda_u`` rises from 0.
+        **kwargs: Arguments of :class:`SSLModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        threshold: float = 0.95,
+        lambda_u: float = 1.0,
+        ramp: float = 0.4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"`threshold` must be in [0, 1], got {threshold}.")
+        check_weights(lambda_u=lambda_u)
+        self.threshold, self.lambda_u = threshold, lambda_u
+        self.ramp = check_ramp(ramp)
+
+    @property
+    def views(self) -> ViewSpec:
+        """A weak view of every image."""
+        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
+        batch = as_batch(batch)
+        x, u = batch.labeled, batch.unlabeled
+        (logits_x,), (logits_u,) = self.forward_together(x.views["weak"], u.views["weak"])
+        loss_x = cross_entropy(logits_x, x.target)
+        probs = softmax(logits_u.detach())
+        loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=self.threshold)
+        loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
+
+        self.log("train/loss", loss)
+        self.log_dict({"train/loss_x": loss_x, "train/loss_u": loss_u})
+        self.log_pseudo_labels(probs, mask, u.hidden_target)
+        return loss
