@@ -111,6 +111,14 @@ def test_options_of_paws(
     assert [part for part in parts if part not in said] == [], said
 
 
+def test_an_epoch_over_labels_that_the_method_does_not_use(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = fails(capsys, "fit", "--model", "SimCLR", *SMALL, "--data.steps_per_epoch", "labeled")
+    assert "`data.steps_per_epoch`" in said
+    assert "'labeled'" in said
+
+
 def a_class_without_a_label() -> None:
     folder("images", {"train/a": 3, "train/b": 3})
     Path("labels.txt").write_text("0\n1\n")
