@@ -161,8 +161,29 @@ def test_the_search_is_exact_in_every_precision(precision):
     assert changed.dtype == images.dtype
     # Writing the changed images down in bfloat16 costs more than the search.
     assert cosines(changed.float() - images.float(), exact).min() > 0.999
-    assert torch.get_float32_matmul_precision() == "highest"
-    assert torch.backends.cudnn.allow_tf32
+
+
+def precisions():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+def test_the_search_multiplies_without_tf32_and_leaves_the_settings():
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(precisions())
+            return x.flatten(1)[:, :3]
+
+    seen, images = [], torch.randn(4, 3, 8, 8)
+    before = precisions()
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        Adversary(None, None, 1, True, None)(Watched(), images, torch.randn_like(images))
+        assert precisions() == ("medium", True)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+    assert seen == [("highest", False)] * 2
 
 
 def test_a_step_moves_statistics_once_and_leaves_gradients_to_the_loss():
