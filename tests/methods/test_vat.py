@@ -186,9 +186,10 @@ def test_the_search_multiplies_without_tf32_and_leaves_the_settings():
     assert seen == [("highest", False)] * 2
 
 
-def test_a_step_moves_statistics_once_and_leaves_gradients_to_the_loss():
+@pytest.mark.parametrize("use_labeled", [True, False])
+def test_a_step_moves_statistics_once_and_leaves_gradients_to_the_loss(use_labeled):
     torch.manual_seed(0)
-    module = VAT(4, backbone="wrn_10_1", ramp=0, power_iterations=2)
+    module = VAT(4, backbone="wrn_10_1", ramp=0, power_iterations=2, use_labeled=use_labeled)
     twin = copy.deepcopy(module)
     batch = make_batch(side=8, dtype=torch.float32)
     module.training_step(batch, 0)
