@@ -71,10 +71,10 @@ def write_rows(path: Path, rows: Sequence[_Row]) -> None:
 
     Args:
         path: The file.
-        rows: Rows with the same keys, at least one; None is left empty.
+        rows: Rows with the same keys; None is left empty.
     """
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
         writer.writeheader()
         writer.writerows(rows)
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,19 +103,22 @@ def draw_comparison(
             number = series.index(name)
             shift = 0.6 * ((len(series) - 1) / 2 - number) / len(series)
             for method, values in found.items():
-                runs = 100 * torch.tensor(values, dtype=torch.float64)
-                place = methods.index(method) + shift
-                axis.plot(runs, [place] * len(runs), ".", color=f"C{number}", alpha=0.35)
-                spread = float(runs.std()) if len(runs) > 1 else 0
-                bar = {"fmt": "o", "color": f"C{number}", "markersize": 5, "capsize": 3}
-                axis.errorbar(float(runs.mean()), place, xerr=spread, **bar)
-            axis.plot([], [], "o", color=f"C{number}", label=name)  # one entry of the legend
+                _draw_spread(axis, values, methods.index(method) + shift, f"C{number}")
         axis.set(title=title, xlabel=label, ylim=(-0.6, len(methods) - 0.4))
         axis.set_yticks(range(len(methods)), methods)
         axis.grid(alpha=0.3)
     if len(series) > 1:
-        axes[0].legend()
+        dots = [axes[0].plot([], [], "o", color=f"C{i}")[0] for i in range(len(series))]
+        figure.legend(dots, series, loc="outside lower center", ncols=len(series))
     figure.savefig(path, dpi=120)
+
+
+def _draw_spread(axis: Any, values: Sequence[float], place: float, color: str) -> None:
+    runs = 100 * torch.tensor(values, dtype=torch.float64)
+    axis.plot(runs, [place] * len(runs), ".", color=color, alpha=0.35)
+    spread = float(runs.std()) if len(runs) > 1 else 0.0
+    bar = {"fmt": "o", "color": color, "markersize": 5, "capsize": 3}
+    axis.errorbar(float(runs.mean()), place, xerr=spread, **bar)
 
 
 def _method_means(
