@@ -42,8 +42,8 @@ class Optimizer:
         lr_in_momentum: Whether `lars` stores lr times gradient in its momentum, as PAWS does,
             which differs from the usual form wherever the rate changes.
         layer_decay: Factor in (0, 1] of the rate of each layer of the network to that of the layer
-            above it; the heads have the full rate, and null gives it to all. The rate of a
-            pre-trained transformer that is fine-tuned; see
+            above it; the heads have the full rate, and 1 or null gives it to all. For a
+            pre-trained transformer that is fine-tuned, see
             :func:`lightning_ssl.models.layer_scales`.
     """
 
