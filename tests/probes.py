@@ -43,3 +43,23 @@ class Record(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         if len(self.seen) < trainer.global_step:
             self.seen.append({n: v.detach().clone() for n, v in module.state_dict().items()})
+
+
+class NoWaiting(Callback):
+    """Make every wait of the host for the device an error in steps 3 to 6."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
+        # The first steps choose algorithms, move the sums of the log and draw the bar.
+        if index == 3:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if torch.cuda.get_sync_debug_mode():
+            self.steps.append(index)
+        if index == 6:
+            torch.cuda.set_sync_debug_mode("default")

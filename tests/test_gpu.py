@@ -1,17 +1,14 @@
 """What only a CUDA device can show; run by ``pytest -m gpu``."""
 
-from typing import Any
-
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from test_methods import Row, each_method, start
 
 from lightning_ssl.augment import Views
-from lightning_ssl.callbacks import EMA, UpdateProgressBar, progress
+from lightning_ssl.callbacks import EMA, progress
 from lightning_ssl.cli import run
-from lightning_ssl.data import SSLDataModule
-from lightning_ssl.methods import PAWS, FixMatch, RoPAWS, SimCLRCT, SSLModule, SuNCEt
 
+from probes import NoWaiting
 from runs import SMALL, load
 
 pytestmark = pytest.mark.gpu
@@ -32,58 +29,32 @@ def test_views_do_not_depend_on_the_device(size: int) -> None:
         assert far.float().mean() < 2e-3, name
 
 
-class NoWaiting(Callback):
-    """Make every wait of the host for the device an error in steps 3 to 6."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-
-    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
-        # The first steps choose algorithms, move the sums of the log and draw the bar.
-        if index == 3:
-            torch.cuda.set_sync_debug_mode("error")
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, index: int
-    ) -> None:
-        if torch.cuda.get_sync_debug_mode():
-            self.steps.append(index)
-        if index == 6:
-            torch.cuda.set_sync_debug_mode("default")
+GPU = ("--trainer.accelerator", "gpu", "--trainer.devices", "1")
 
 
-@pytest.mark.parametrize("method", [FixMatch, PAWS, RoPAWS, SimCLRCT, SuNCEt])
+@each_method
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_a_step_never_waits_for_the_device(
-    method: type[SSLModule], precision: Any, monkeypatch: pytest.MonkeyPatch
+    row: Row, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "monotonic", lambda: 0.0)  # the bar is due in the first step only
-    watch = NoWaiting()
     # Fetching, transfer, views, loss, log, optimizer, schedule, average and bar are all inside.
-    trainer = Trainer(
-        max_steps=9, accelerator="gpu", devices=1, precision=precision, logger=False,
-        callbacks=[UpdateProgressBar(), watch], enable_checkpointing=False,
-        log_every_n_steps=1000, limit_val_batches=0, num_sanity_val_steps=0,
-    )  # fmt: skip
-    data = SSLDataModule(
-        "digits", num_labels=20, batch_size=20, unlabeled_batch_size=16, steps_per_epoch=9
-    )
     try:
-        options = {"local_views": 1} if issubclass(method, PAWS) else {}
-        trainer.fit(method(10, backbone="wrn_10_1", **options), data)
+        cli = start(row, "a", 9, *GPU, "--trainer.precision", precision,
+                    "--trainer.callbacks+=probes.NoWaiting", "--data.steps_per_epoch", "9",
+                    "--trainer.enable_progress_bar", "true", "--trainer.log_every_n_steps", "1000",
+                    "--trainer.limit_val_batches", "0")  # fmt: skip
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert any(isinstance(callback, EMA) for callback in trainer.callbacks)
+    (watch,) = (c for c in cli.trainer.callbacks if isinstance(c, NoWaiting))
+    assert any(isinstance(callback, EMA) for callback in cli.trainer.callbacks)
     assert watch.steps == [3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("method", ["FixMatch", "PAWS", "RoPAWS", "SimCLRCT", "SuNCEt"])
+@each_method
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
-def test_fits_in_every_precision(method: str, precision: str) -> None:
-    cli = run(["fit", "--model", method, *SMALL, "--data.batch_size", "20",
-               "--run_dir", "a", "--trainer.max_steps", "20", "--model.ema_decay", "0",
-               "--trainer.accelerator", "gpu", "--trainer.devices", "1",
-               "--trainer.precision", precision])  # fmt: skip
+def test_fits_in_every_precision(row: Row, precision: str) -> None:
+    cli = start(row, "a", 20, *GPU, "--model.ema_decay", "0.5", "--trainer.precision", precision)
     assert all(value.isfinite().all() for value in load("a")["state_dict"].values())
     (metrics,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     assert metrics["test/acc"] > 0.1

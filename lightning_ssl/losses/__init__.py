@@ -1,11 +1,21 @@
 """Losses as pure functions: tensors in, tensor out; no state, no logging, no gathering."""
 
-from lightning_ssl.losses.basic import cross_entropy, full_precision, promote, softmax
+from lightning_ssl.losses.alignment import align
+from lightning_ssl.losses.basic import (
+    cross_entropy,
+    full_precision,
+    promote,
+    sharpen,
+    softmax,
+    squared_error,
+    weighted_cross_entropy,
+)
 from lightning_ssl.losses.contrastive import nt_xent_loss, suncet_loss
 from lightning_ssl.losses.entropy import entropy
+from lightning_ssl.losses.mixup import mixup
 from lightning_ssl.losses.neighbors import cosine, smooth_labels, soft_nearest_neighbors
-from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets, sharpen
-from lightning_ssl.losses.pseudo_label import pseudo_label_loss
+from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets
+from lightning_ssl.losses.pseudo_label import confident, pseudo_label_loss
 from lightning_ssl.losses.ropaws import ropaws_probs
 from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
 from lightning_ssl.losses.triplet import batch_hard_triplet_loss
@@ -18,7 +28,9 @@ from lightning_ssl.losses.vat import (
 
 __all__ = (
     "adversarial_direction",
+    "align",
     "batch_hard_triplet_loss",
+    "confident",
     "cosine",
     "cross_entropy",
     "entropy",
@@ -26,6 +38,7 @@ __all__ = (
     "full_precision",
     "kl_divergence",
     "me_max_loss",
+    "mixup",
     "nt_xent_loss",
     "paws_loss",
     "paws_targets",
@@ -38,7 +51,9 @@ __all__ = (
     "smooth_labels",
     "soft_nearest_neighbors",
     "softmax",
+    "squared_error",
     "suncet_loss",
     "unit_direction",
     "vat_loss",
+    "weighted_cross_entropy",
 )

@@ -3,30 +3,10 @@
 import torch
 from torch import Tensor
 
-from lightning_ssl.losses.basic import full_precision, promote
+from lightning_ssl.losses.basic import full_precision, promote, sharpen
 
 _SMALLEST = 1e-4
 """Target probabilities below it count as 0, as in facebookresearch/suncet; no paper has it."""
-
-
-def sharpen(probs: Tensor, *, temperature: float = 0.25) -> Tensor:
-    r"""Raise to the power 1/T and normalise: :math:`p_k^{1/T} / \sum_j p_j^{1/T}`.
-
-    Args:
-        probs: ``(..., C)`` in [0, 1].
-        temperature: T in (0, 1]; 1 changes nothing.
-
-    Returns:
-        ``(..., C)``, rows sum to 1.
-
-    Example:
-        >>> sharpen(torch.tensor([0.5, 0.5, 0.0]), temperature=0.25).tolist()
-        [0.5, 0.5, 0.0]
-    """
-    probs = promote(probs)
-    # Relative to the largest, or many even classes would all vanish at a low temperature.
-    powers = (probs / probs.detach().amax(dim=-1, keepdim=True)) ** (1 / temperature)
-    return powers / powers.sum(dim=-1, keepdim=True)
 
 
 def paws_targets(probs: Tensor, *, temperature: float = 0.25) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,34 @@
 """Hard pseudo-labels above a confidence threshold."""
 
 from torch import Tensor
-from torch.nn import functional
 
-from lightning_ssl.losses.basic import promote
+from lightning_ssl.losses.basic import weighted_cross_entropy
 
 
-def pseudo_label_loss(logits: Tensor, probs: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
+def confident(probs: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Most probable class of each row, and whether its probability reaches the threshold.
+
+    Args:
+        probs: ``(B, C)``, rows sum to 1.
+        threshold: In [0, 1], for all classes or of each class ``(C,)``.
+
+    Returns:
+        Classes ``(B,)``, int64, and mask ``(B,)``, bool.
+
+    Example:
+        >>> import torch
+        >>> confident(torch.tensor([[0.7, 0.3], [0.3, 0.7]]), torch.tensor([0.8, 0.6]))
+        (tensor([0, 1]), tensor([False,  True]))
+    """
+    confidence, label = probs.max(dim=1)
+    if isinstance(threshold, Tensor) and threshold.ndim > 0:
+        threshold = threshold[label]
+    return label, confidence >= threshold
+
+
+def pseudo_label_loss(
+    logits: Tensor, probs: Tensor, *, threshold: float | Tensor
+) -> tuple[Tensor, Tensor]:
     r"""Cross-entropy against confident hard labels, averaged over the whole batch.
 
     .. math::
@@ -18,7 +40,7 @@ def pseudo_label_loss(logits: Tensor, probs: Tensor, *, threshold: float) -> tup
     Args:
         logits: Predictions that learn, ``(B, C)``, any real; computed in float32 at least.
         probs: Probabilities that teach, ``(B, C)``, rows sum to 1; no gradient flows through them.
-        threshold: Confidence :math:`\tau` in [0, 1].
+        threshold: Confidence :math:`\tau` in [0, 1], for all classes or of each class ``(C,)``.
 
     Returns:
         Scalar loss in nats and the mask ``(B,)``, bool, of the rows that counted. The mean divides
@@ -32,7 +54,5 @@ def pseudo_label_loss(logits: Tensor, probs: Tensor, *, threshold: float) -> tup
         >>> round(loss.item(), 4), mask.tolist()
         (0.3466, [True, False])
     """
-    confidence, pseudo_label = probs.detach().max(dim=1)
-    mask = confidence >= threshold
-    loss = functional.cross_entropy(promote(logits), pseudo_label, reduction="none")
-    return (loss * mask).mean(), mask
+    label, mask = confident(probs.detach(), threshold)
+    return weighted_cross_entropy(logits, label, mask), mask

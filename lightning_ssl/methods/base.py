@@ -16,6 +16,7 @@ from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
 from lightning_ssl.evaluation import evaluation_metrics
 from lightning_ssl.losses import softmax
+from lightning_ssl.methods.logs import LoggingModule
 from lightning_ssl.models import LinearHead, build_backbone, load_weights
 from lightning_ssl.optim import (
     Optimizer,
@@ -30,7 +31,7 @@ from lightning_ssl.types import Batch, as_batch
 ViewSpec = Mapping[str, Mapping[str, Any]]
 
 
-class SSLModule(pl.LightningModule, ABC):
+class SSLModule(LoggingModule, ABC):
     """Base of the methods. A method adds its losses in ``training_step`` and names its ``views``.
 
     Args:
@@ -94,7 +95,6 @@ class SSLModule(pl.LightningModule, ABC):
         metrics = evaluation_metrics(num_classes)
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
-        self._batch_size = 1
 
     @property
     @abstractmethod
@@ -218,49 +218,7 @@ class SSLModule(pl.LightningModule, ABC):
         if batch.step is not None:
             keys = (global_seed(), "step", int(batch.step), self.global_rank)
             torch.manual_seed(derive_seed(*keys))
-        self._log_rate()
-
-    # Logging
-
-    def _log_rate(self) -> None:
-        """Log the learning rate in the steps that are written: a number has to reach the device."""
-        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if interval and (self.trainer.fit_loop.total_batch_idx + 1) % interval == 0:
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log with the labelled batch size, which Lightning cannot see in nested views."""
-        if kwargs.get("batch_size") is None:
-            kwargs["batch_size"] = self._batch_size
-        super().log(name, value, *args, **kwargs)
-
-    def log_pseudo_labels(self, probs: Tensor, mask: Tensor, hidden_target: Tensor | None) -> None:
-        """Log ``train/mask_rate`` and, where classes are known, ``train/pseudo_acc``.
-
-        Args:
-            probs: Probabilities that teach, ``(B, C)``.
-            mask: Rows that count, ``(B,)``, bool.
-            hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
-        """
-        self.log("train/mask_rate", mask.float().mean())
-        self.log_pseudo_accuracy(probs, hidden_target, mask)
-
-    def log_pseudo_accuracy(
-        self, probs: Tensor, hidden_target: Tensor | None, mask: Tensor | None = None
-    ) -> None:
-        """Log ``train/pseudo_acc``, where classes are known.
-
-        Args:
-            probs: Probabilities that teach, ``(B, C)``.
-            hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
-            mask: Rows that count, ``(B,)``, bool; None for all.
-        """
-        if hidden_target is not None:
-            known = hidden_target >= 0
-            kept = known if mask is None else mask & known
-            right = kept & (probs.argmax(dim=1) == hidden_target)
-            # Undefined, not zero, where nothing is kept.
-            self.log("train/pseudo_acc", right.sum() / kept.sum())
+        self.log_rate()
 
     # Evaluation
 

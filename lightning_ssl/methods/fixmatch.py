@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor
 
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.ramp import check_weights
+from lightning_ssl.methods.ramp import check_fraction
+from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 
 
-class FixMatch(SSLModule):
+class FixMatch(WeakStrongModule):
     r"""FixMatch: the strong view learns the label that the weak view is confident of.
 
     .. math::
@@ -24,7 +24,9 @@ class FixMatch(SSLModule):
         num_classes: Number of classes; taken from the data on the command line.
         threshold: Confidence in [0, 1] above which a pseudo-label counts.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        **kwargs: Arguments of :class:`SSLModule`.
+        **kwargs: Arguments of
+            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -33,31 +35,18 @@ class FixMatch(SSLModule):
     def __init__(
         self, num_classes: int, threshold: float = 0.95, lambda_u: float = 1.0, **kwargs: Any
     ) -> None:
-        super().__init__(num_classes, **kwargs)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"`threshold` must be in [0, 1], got {threshold}.")
-        check_weights(lambda_u=lambda_u)
-        self.threshold = threshold
-        self.lambda_u = lambda_u
-
-    @property
-    def views(self) -> ViewSpec:
-        """A weak view of every image, and a strong one of the unlabelled images."""
-        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1, "strong": 1}}
+        super().__init__(num_classes, lambda_u, **kwargs)
+        self.threshold = check_fraction("threshold", threshold)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
-        x, u = batch.labeled, batch.unlabeled
-        (logits_x,), (logits_weak,), (logits_strong,) = self.forward_together(
-            x.views["weak"], u.views["weak"], u.views["strong"]
-        )
-        loss_x = cross_entropy(logits_x, x.target)
-        probs = softmax(logits_weak.detach())
+        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        loss_x = cross_entropy(logits_x, batch.labeled.target)
+        probs = softmax(logits_weak)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
         loss = loss_x + self.lambda_u * loss_u
 
-        self.log("train/loss", loss)
-        self.log_dict({"train/loss_x": loss_x, "train/loss_u": loss_u})
-        self.log_pseudo_labels(probs, mask, u.hidden_target)
+        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         return loss

@@ -80,7 +80,5 @@ class MOAM(S4LRotation):
             + self.lambda_vat * loss_vat
             + self.lambda_entropy * loss_entropy
         )
-        self.log("train/loss", loss)
-        self.log_dict({"train/loss_x": loss_x, "train/loss_rotation": loss_rotation})
-        self.log_dict({"train/loss_vat": loss_vat, "train/loss_entropy": loss_entropy})
+        self.log_losses(loss, x=loss_x, rotation=loss_rotation, vat=loss_vat, entropy=loss_entropy)
         return loss

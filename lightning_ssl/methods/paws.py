@@ -120,8 +120,7 @@ class PAWS(ProjectionModule):
         loss_me_max = me_max_loss(mean_probs)
         loss = loss_u + loss_me_max if self.me_max else loss_u
 
-        self.log("train/loss", loss)
-        self.log_dict({"train/loss_u": loss_u, "train/loss_me_max": loss_me_max})
+        self.log_losses(loss, u=loss_u, me_max=loss_me_max)
         self.log_pseudo_accuracy(small, u.hidden_target)
         return loss
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.ramp import check_ramp, check_weights, ramp_up
+from lightning_ssl.methods.ramp import check_fraction, check_weights, ramp_up
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -43,11 +43,9 @@ class PseudoLabel(SSLModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"`threshold` must be in [0, 1], got {threshold}.")
         check_weights(lambda_u=lambda_u)
-        self.threshold, self.lambda_u = threshold, lambda_u
-        self.ramp = check_ramp(ramp)
+        self.threshold, self.lambda_u = check_fraction("threshold", threshold), lambda_u
+        self.ramp = check_fraction("ramp", ramp)
 
     @property
     def views(self) -> ViewSpec:
@@ -64,7 +62,6 @@ class PseudoLabel(SSLModule):
         loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=self.threshold)
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
 
-        self.log("train/loss", loss)
-        self.log_dict({"train/loss_x": loss_x, "train/loss_u": loss_u})
+        self.log_losses(loss, x=loss_x, u=loss_u)
         self.log_pseudo_labels(probs, mask, u.hidden_target)
         return loss

@@ -26,11 +26,11 @@ def ramp_up(method: LightningModule, ramp: float) -> float:
     return min(1.0, method.trainer.global_step / (ramp * total))
 
 
-def check_ramp(ramp: float) -> float:
-    """Return ``ramp``, or raise a `ValueError` if it is no fraction of the run."""
-    if not 0 <= ramp <= 1:
-        raise ValueError(f"`ramp` must be in [0, 1], got {ramp}.")
-    return ramp
+def check_fraction(name: str, value: float) -> float:
+    """Return ``value``, or raise a `ValueError` naming the argument if it is outside [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be in [0, 1], got {value}.")
+    return value
 
 
 def check_weights(**weights: float) -> None:

@@ -75,6 +75,5 @@ class S4LExemplar(SSLModule):
         loss_triplet = (triplet_x + triplet_u) / 2
         loss = loss_x + self.lambda_triplet * loss_triplet
 
-        self.log("train/loss", loss)
-        self.log_dict({"train/loss_x": loss_x, "train/loss_triplet": loss_triplet})
+        self.log_losses(loss, x=loss_x, triplet=loss_triplet)
         return loss

@@ -58,8 +58,7 @@ class S4LRotation(SSLModule):
         loss_x, loss_rotation, _, _ = self.turned(as_batch(batch))
         loss = loss_x + self.lambda_rotation * loss_rotation
 
-        self.log("train/loss", loss)
-        self.log_dict({"train/loss_x": loss_x, "train/loss_rotation": loss_rotation})
+        self.log_losses(loss, x=loss_x, rotation=loss_rotation)
         return loss
 
     def turned(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -51,7 +51,7 @@ class SimCLR(ProjectionModule):
         """Contrast of the two views, see :meth:`SSLModule.training_step`."""
         ((_, z),) = self.project_together(as_batch(batch).unlabeled.views["simclr"])
         loss = self.contrast(z)
-        self.log("train/loss", loss)
+        self.log_losses(loss)
         return loss
 
     def contrast(self, z: Tensor) -> Tensor:

@@ -51,6 +51,5 @@ class SimCLRCT(SimCLR):
         supervised = end is None or self.trainer.global_step < end
         loss = loss_u + loss_x if supervised else loss_u
 
-        self.log("train/loss", loss)
-        self.log_dict({"train/loss_x": loss_x, "train/loss_u": loss_u})
+        self.log_losses(loss, x=loss_x, u=loss_u)
         return loss

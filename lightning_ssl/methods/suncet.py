@@ -64,7 +64,7 @@ class SuNCEt(ProjectionModule):
         x = as_batch(batch).labeled
         ((_, z),) = self.project_together(x.views[self.view])
         loss = self.contrast_classes(z, x.target)
-        self.log("train/loss", loss)
+        self.log_losses(loss)
         return loss
 
     def train(self, mode: bool = True) -> "SuNCEt":

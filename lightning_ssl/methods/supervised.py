@@ -82,7 +82,7 @@ class Supervised(SSLModule):
         labeled = as_batch(batch).labeled
         (logits,) = self.forward_together(labeled.views["weak"])
         loss = cross_entropy(logits[0], labeled.target)
-        self.log("train/loss", loss)
+        self.log_losses(loss)
         return loss
 
     def train(self, mode: bool = True) -> "Supervised":

@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_ssl.losses import cross_entropy, entropy, vat_loss
 from lightning_ssl.methods.adversary import Adversary, draw_directions
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.ramp import check_ramp, check_weights, ramp_up
+from lightning_ssl.methods.ramp import check_fraction, check_weights, ramp_up
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.types import Batch, as_batch
 
@@ -66,7 +66,7 @@ class VAT(SSLModule):
         self.lambda_vat, self.lambda_entropy = lambda_vat, lambda_entropy
         self.adversary = Adversary(epsilon, xi, power_iterations, student_first, image_std)
         self.student_first, self.use_labeled = student_first, use_labeled
-        self.ramp = check_ramp(ramp)
+        self.ramp = check_fraction("ramp", ramp)
 
     @property
     def views(self) -> ViewSpec:
@@ -97,7 +97,5 @@ class VAT(SSLModule):
             + ramp_up(self, self.ramp) * self.lambda_vat * loss_vat
             + self.lambda_entropy * loss_entropy
         )
-        self.log("train/loss", loss)
-        self.log_dict({"train/loss_x": loss_x, "train/loss_vat": loss_vat})
-        self.log("train/loss_entropy", loss_entropy)
+        self.log_losses(loss, x=loss_x, vat=loss_vat, entropy=loss_entropy)
         return loss

@@ -1,0 +1,31 @@
+"""What is drawn for MixUp."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta
+
+
+def draw_mixup(count: int, alpha: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Draw for each row a partner and the weight of the row itself.
+
+    One permutation of all rows; :math:`\lambda \sim \mathrm{Beta}(\alpha, \alpha)` of each row,
+    of which the larger of :math:`\lambda` and :math:`1 - \lambda` is taken, so that a row remains
+    mostly itself.
+
+    Reference: Berthelot et al., 2019, https://arxiv.org/abs/1905.02249, eq. 8 to 11; a draw for
+    each row as in google-research/mixmatch.
+
+    Args:
+        count: Number of rows N.
+        alpha: :math:`\alpha`, at least 0; 0 mixes nothing.
+        like: Says on which device.
+
+    Returns:
+        Partners ``(N,)``, int64, and weights ``(N,)`` in [0.5, 1], float32.
+    """
+    # Few numbers, drawn on the host and sent without waiting: the same on any device.
+    partner, weight = torch.randperm(count), torch.ones(count)
+    if alpha > 0:
+        drawn = Beta(alpha, alpha, validate_args=False).sample((count,))
+        weight = torch.maximum(drawn, 1 - drawn)
+    return partner.to(like.device, non_blocking=True), weight.to(like.device, non_blocking=True)

@@ -1,0 +1,62 @@
+"""What methods share whose loss asks the averaged weights."""
+
+from abc import ABC
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+from lightning_ssl.methods.base import SSLModule
+from lightning_ssl.models import keep_statistics
+
+
+class TeacherModule(SSLModule, ABC):
+    """Base of methods with a teacher: the averaged weights, which are evaluated anyway.
+
+    The average of ``ema_decay`` is kept, stored and resumed by a callback as for every method;
+    here a training step may ask it, too.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        **kwargs: Arguments of :class:`SSLModule`; ``ema_decay`` must be above 0.
+
+    Raises:
+        ValueError: If ``ema_decay`` is 0.
+    """
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, **kwargs)
+        if not self.ema_decay:
+            raise ValueError(
+                f"`ema_decay` must be in (0, 1) for {type(self).__name__}, whose teacher is the "
+                f"average, got {self.ema_decay}."
+            )
+
+    @property
+    def teacher(self) -> SSLModule:
+        """The module with averaged weights; a copy that no optimizer sees."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            average = getattr(callback, "_average_model", None)
+            if isinstance(callback, WeightAveraging) and average is not None:
+                module: SSLModule = average.module
+                return module
+        raise RuntimeError("There is an average only while a trainer fits the method.")
+
+    @torch.no_grad()
+    def teach(self, images: Tensor, training: bool) -> Tensor:
+        """Logits of the teacher.
+
+        Args:
+            images: Normalised images ``(B, C, H, W)``.
+            training: Whether BatchNorm normalises by the batch, leaving its statistics alone, or
+                by its running statistics.
+
+        Returns:
+            Logits ``(B, num_classes)``, without gradient.
+        """
+        teacher = self.teacher.train(training)
+        with keep_statistics(teacher):
+            # The average may be kept in a higher precision than the weights.
+            logits: Tensor = teacher(images.to(teacher.dtype))
+        return logits
