@@ -116,8 +116,10 @@ def test_turns_of_held_out_images_are_told(name: str) -> None:
     with torch.no_grad():
         told = trained.module.rotation(trained.module.embed(copies)).argmax(1)
     right = (told == rotation_labels(copies)).double().mean().item()
-    assert right > 0.5, right  # chance is 0.25
-    assert trained.accuracy > 0.35
+    # Chance is 0.25. Measured were 0.83 and 0.88, and 0.73 and 0.74 where only the four labelled
+    # images taught the turn.
+    assert right > 0.78, right
+    assert trained.accuracy > 0.5, trained.accuracy
 
 
 def found_copies(weight: float) -> float:

@@ -81,6 +81,18 @@ def test_every_row_by_hand() -> None:
     assert others > 100  # it is the averaged weights that predict, not the trained ones
 
 
+def test_a_view_is_turned_once() -> None:
+    """A model that averages rotations in evaluation gives the table of one that does not."""
+    fit("S4LRotation", "a", 20)
+    label("--output", "single.csv")
+    checkpoint = load("a")
+    checkpoint["hyper_parameters"]["average_rotations"] = True
+    torch.save(checkpoint, LAST)
+    label("--output", "averaging.csv")
+    assert Path("averaging.csv").read_bytes() == Path("single.csv").read_bytes()
+    assert any(row["label"] != row["averaged_label"] for row in rows("single.csv"))
+
+
 def test_parquet_says_the_same(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     fit("Supervised", "a", 5)
     label()

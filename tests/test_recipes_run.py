@@ -9,6 +9,7 @@ from PIL import Image
 
 from lightning_ssl.augment import RandomResizedCrop, preset
 from lightning_ssl.cli import run
+from lightning_ssl.cli_configs import CONFIGS
 
 QUIET = (
     *("--trainer.accelerator", "cpu", "--trainer.strategy", "auto"),
@@ -18,7 +19,11 @@ QUIET = (
     *("--trainer.log_every_n_steps", "1", "--trainer.enable_checkpointing", "false"),
 )
 ON_DIGITS = ("paws_cifar10", "suncet_cifar10", "paws_tf_cifar10")
-S4L = ("s4l_supervised_1", "s4l_exemplar_imagenet", "moam_imagenet_1")
+S4L = tuple(
+    file.stem
+    for file in sorted((CONFIGS / "recipes").glob("*.yaml"))
+    if file.stem.startswith(("s4l", "moam"))
+)
 ON_PHOTOS = [
     "paws_imagenet_vit",
     *(
@@ -38,7 +43,7 @@ def test_recipes_train(name: str) -> None:
     elif name in S4L:
         data = [*("--data.dataset", "digits", "--data.labels_per_class", "2"),
                 *("--data.image_size", "8", "--data.batch_size", "4"),
-                *("--model.backbone", "wrn_10_1")]  # fmt: skip
+                *("--model.backbone", "wrn_10_1", "--data.pseudo_labels", "null")]  # fmt: skip
     else:
         draw = np.random.default_rng(0)
         for i in range(16):

@@ -8,6 +8,7 @@ import pytest
 SCRIPTS: dict[str, tuple[int, int, tuple[int, ...], float, float, dict[str, Any]]] = {
     "s4l_supervised_10": (128_000, 256, (5, 140, 160, 180, 200), 0.1, 1e-3, {}),
     "s4l_supervised_1": (13_000, 256, (5, 700, 800, 900, 1000), 0.01, 1e-2, {}),
+    "s4l_pseudo_label_imagenet": (1_281_167, 256, (5, 30, 60, 90, 100), 0.1, 1e-4, {}),
     "s4l_rotation_imagenet": (
         *(128_000, 256, (5, 140, 160, 180, 200), 0.03, 1e-3),
         {"lambda_rotation": 1.0},
@@ -38,7 +39,9 @@ def test_numbers_are_those_of_the_script(name: str, printed: Any) -> None:
     recipe = printed(name)
     model, data = recipe["model"], recipe["data"]
     per_epoch = labels // batch
-    assert data["labels_per_class"] * 1000 == labels
+    assert data["labels_per_class"] * 1000 == (128_000 if "pseudo" in name else labels)
+    assert (data["pseudo_labels"] is not None) == ("pseudo" in name)
+    assert data["steps_per_epoch"] == "labeled"
     assert data["batch_size"] == batch
     assert "Supervised" in recipe["class"] or data["unlabeled_batch_size"] == batch
     updates = [model["schedule"]["warmup"], *model["schedule"]["milestones"]]
@@ -48,7 +51,16 @@ def test_numbers_are_those_of_the_script(name: str, printed: Any) -> None:
     assert (optimizer["name"], optimizer["momentum"], optimizer["nesterov"]) == ("sgd", 0.9, False)
     assert {key: model[key] for key in own} == own
     assert model["backbone"] == ("resnet50_v2_x4" if "moam" in name else "resnet50_v2")
+    assert model["backbone_args"] == {"bn_momentum": 0.01}
+    assert model["ema_decay"] == 0 or "ema_half_life" in own
     assert data["normalize"] == "symmetric"
+    if "exemplar" not in name:  # whose preset has the crop, the noise and the flip
+        transforms = [
+            t["class_path"].rpartition(".")[2]
+            for t in data["views"]["weak"]["init_args"]["transforms"]
+        ]
+        noise = ["HSVNoise"] if name == "s4l_supervised_1" else []
+        assert transforms == ["InceptionCrop", "HorizontalFlip", *noise]
 
 
 STEPS = {  # of MOAM: class, rate, decay and updates, of an epoch of labelled or of all images

@@ -22,7 +22,7 @@ from lightning_ssl.data.images import FileImages
 from lightning_ssl.data.loader import EvaluationLoader
 from lightning_ssl.data.pseudo_table import PseudoTable, check_table_path, write_table
 from lightning_ssl.losses import softmax
-from lightning_ssl.methods import SSLModule
+from lightning_ssl.methods import S4LRotation, SSLModule
 
 _BATCHES_PER_PART = 20  # what an interruption costs at most
 
@@ -41,11 +41,11 @@ def pseudo_label(
 ) -> None:
     """Write a table of predicted classes of the training images that a run was made for.
 
-    The averaged weights predict. ``label`` comes from the view that evaluation sees,
-    ``averaged_label`` from the mean of the logits of five crops in four rotations each, as in
-    https://arxiv.org/abs/1905.03670; that suits models that were trained on rotations. Nothing is
-    random, and the number of devices changes nothing. After an interruption the same command goes
-    on where it was.
+    The averaged weights predict. ``label`` comes from the image as evaluation sees it, never
+    turned; ``averaged_label`` from the mean of the logits of five crops in four rotations each, as
+    in https://arxiv.org/abs/1905.03670, which suits models that were trained on rotations. Nothing
+    is random, and the number of devices changes nothing. After an interruption the same command
+    goes on where it was.
 
     Args:
         ckpt_path: Checkpoint of the run.
@@ -104,6 +104,8 @@ class _Labeler(pl.LightningModule):
         num_workers: int,
     ) -> None:
         super().__init__()
+        if isinstance(method, S4LRotation):
+            method.average_rotations = False  # or each of the turned views would be turned again
         self.method, self.data, self.output = method, data, output
         *_, self.num_images, self.batch_size, _ = job
         self.num_workers = num_workers if isinstance(data.source.train, FileImages) else 0

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool1d, adaptive_max_pool2d
 
+_STEMS = ("stem", "maxpool", "conv1")
+
 
 def stage_features(
     backbone: nn.Module, images: Tensor, max_features: int = 9000
@@ -25,11 +27,19 @@ def stage_features(
     Returns:
         Name of the stage to its values ``(B, F)``, from the input to the output: ``stem``,
         ``stage1``, … or the names of timm, and last ``features``.
+
+    Raises:
+        ValueError: If the backbone has no stages that can be told, or one returns several tensors.
     """
     found: dict[str, Tensor] = {}
 
     def keep(name: str, channels: int | None) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    "`backbone` must have stages that return one tensor each, got a "
+                    f"{type(output).__name__} from {type(backbone).__name__}'s {name!r}."
+                )
             # Here and now: a layer that follows may work in place.
             found[name] = _pool(output, channels, max_features)
 
@@ -53,7 +63,12 @@ def _stages(backbone: nn.Module) -> Mapping[str, tuple[nn.Module, int | None]]:
     if info is not None:  # timm
         return {i["module"]: (backbone.get_submodule(i["module"]), i["num_chs"]) for i in info}
     children = dict(backbone.named_children())
-    stem = next(children[name] for name in ("stem", "maxpool", "conv1") if name in children)
+    stem = next((children[name] for name in _STEMS if name in children), None)
+    if stem is None:
+        raise ValueError(
+            f"`backbone` must be of timm or have a child named one of {_STEMS}, got "
+            f"{type(backbone).__name__} with {tuple(children)}."
+        )
     # Some of our own networks hold their stages in a sequence; others, like torchvision, do not.
     sequence = children.get("groups") or children.get("stages")
     if isinstance(sequence, nn.Sequential):

@@ -81,18 +81,20 @@ def test_the_same_image_in_both_streams_is_no_negative():
 
 
 def test_a_short_list_repeats_images_that_are_not_pushed_apart():
-    """Every column of the labelled batch shows one of two images."""
+    """Every column of both batches shows one of two images."""
     module = S4LExemplar(4, copies=2, backbone="wrn_10_1").double().eval()
     images = torch.randn(1, 2, 3, 8, 8, dtype=torch.float64).expand(2, -1, -1, -1, -1)
-    unlabeled = Samples({"exemplar": images})
     target = torch.tensor([1, 2])
 
-    def loss(columns):
-        index = torch.tensor(columns)
-        samples = Samples({"exemplar": images[:, index]}, target[index], index=index)
-        return module.training_step(Batch(0, samples, unlabeled), 0)
+    def loss(labeled, unlabeled):
+        x, u = torch.tensor(labeled), torch.tensor(unlabeled)
+        samples = Samples({"exemplar": images[:, x]}, target[x], index=x)
+        others = Samples({"exemplar": images[:, u]}, index=u)
+        return module.training_step(Batch(0, samples, others), 0)
 
-    torch.testing.assert_close(loss([0, 1]), loss([0, 1, 0, 1]))
+    once = loss([0, 1], [0, 1])
+    torch.testing.assert_close(once, loss([0, 1, 0, 1], [0, 1]))
+    torch.testing.assert_close(once, loss([0, 1], [0, 1, 0, 1]))
 
 
 def test_views_are_copies_with_noise():

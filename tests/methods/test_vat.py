@@ -161,13 +161,35 @@ def test_the_search_is_exact_in_every_precision(precision):
     assert changed.dtype == images.dtype
     # Writing the changed images down in bfloat16 costs more than the search.
     assert cosines(changed.float() - images.float(), exact).min() > 0.999
-    assert torch.get_float32_matmul_precision() == "highest"
-    assert torch.backends.cudnn.allow_tf32
 
 
-def test_a_step_moves_statistics_once_and_leaves_gradients_to_the_loss():
+def precisions():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+def test_the_search_multiplies_without_tf32_and_leaves_the_settings():
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(precisions())
+            return x.flatten(1)[:, :3]
+
+    seen, images = [], torch.randn(4, 3, 8, 8)
+    before = precisions()
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        Adversary(None, None, 1, True, None)(Watched(), images, torch.randn_like(images))
+        assert precisions() == ("medium", True)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+    assert seen == [("highest", False)] * 2
+
+
+@pytest.mark.parametrize("use_labeled", [True, False])
+def test_a_step_moves_statistics_once_and_leaves_gradients_to_the_loss(use_labeled):
     torch.manual_seed(0)
-    module = VAT(4, backbone="wrn_10_1", ramp=0, power_iterations=2)
+    module = VAT(4, backbone="wrn_10_1", ramp=0, power_iterations=2, use_labeled=use_labeled)
     twin = copy.deepcopy(module)
     batch = make_batch(side=8, dtype=torch.float32)
     module.training_step(batch, 0)

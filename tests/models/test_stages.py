@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import leaky_relu
 
 from lightning_ssl.models import build_backbone
@@ -130,3 +131,25 @@ def test_no_hook_stays_behind() -> None:
     with pytest.raises(RuntimeError):
         stage_features(net, torch.zeros(1, 5, 8, 8))
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_backbone_without_stages_is_named():
+    with pytest.raises(ValueError, match=r"child named one of .*, got Sequential with \('0',\)"):
+        stage_features(nn.Sequential(nn.Flatten()), torch.rand(1, 3, 8, 8))
+
+
+def test_a_stage_of_several_tensors_is_named():
+    class Pair(nn.Module):
+        def forward(self, images):
+            return images, images
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = Pair()
+
+        def forward(self, images):
+            return self.stem(images)[0].flatten(1)
+
+    with pytest.raises(ValueError, match="return one tensor each, got a tuple from Net's 'stem'"):
+        stage_features(Net(), torch.rand(1, 3, 8, 8))
