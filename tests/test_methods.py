@@ -94,7 +94,7 @@ ROWS = [
             *("train/pseudo_acc", "train/usable_bins"),
             *(f"train/predicted_{c}" for c in range(10)),
         },
-        options=("--model.ramp", "0"),
+        options=("--model.ramp", "0", "--model.augment", "ctaugment"),
         exact=("--model.alpha", "0"),
         compares="all",
     ),

@@ -29,7 +29,7 @@ class MagnitudesModule(TeacherModule, ABC):
         ValueError: If an argument is outside its range.
     """
 
-    def __init__(self, num_classes: int, augment: Augment = "ctaugment", **kwargs: Any) -> None:
+    def __init__(self, num_classes: int, augment: Augment = "randaugment", **kwargs: Any) -> None:
         super().__init__(num_classes, **kwargs)
         if augment not in get_args(Augment):
             raise ValueError(f"`augment` must be one of {get_args(Augment)}, got {augment!r}.")

@@ -55,9 +55,9 @@ class ReMixMatch(MagnitudesModule):
         ramp: Fraction of the run's updates over which ``lambda_u`` and ``lambda_kl`` rise from 0.
         class_counts: How often each class occurs, for the alignment; taken from the labelled images
             on the command line. None for a running mean over labelled batches.
-        **kwargs: ``augment``: ``ctaugment`` (default) for the labelled images and the strong views,
-            or ``randaugment`` for the strong views alone, as the ports have it; and arguments of
-            :class:`SSLModule`; ``ema_decay`` must be above 0.
+        **kwargs: ``augment``: ``randaugment`` for the strong views and weak labelled images, or the
+            paper's ``ctaugment`` for both, which needs some hundred updates to find its magnitudes;
+            and arguments of :class:`SSLModule`; ``ema_decay`` must be above 0.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -37,7 +37,7 @@ class Alone(ReMixMatch):
 def linear(**options: Any) -> Alone:
     """One linear layer on the pixels for each head, and another network as the average."""
     torch.manual_seed(0)
-    module = Alone(C, backbone="wrn_10_1", **options).double()
+    module = Alone(C, backbone="wrn_10_1", **{"augment": "ctaugment"} | options).double()
     module.backbone = nn.Flatten()
     module.classifier, module.rotation = nn.Linear(12, C).double(), nn.Linear(12, 4).double()
     teacher = deepcopy(module)
@@ -210,7 +210,7 @@ def test_50_steps_equal_the_paper(
 
 
 def test_only_the_mixed_images_move_running_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = Alone(C, backbone="wrn_10_1", alpha=0.0).double()
+    module = Alone(C, backbone="wrn_10_1", augment="ctaugment", alpha=0.0).double()
     module.average = [deepcopy(module)]
     other = deepcopy(module)
     monkeypatch.setattr(remixmatch, "ramp_up", lambda *_: 1.0)
@@ -246,7 +246,7 @@ def test_the_rotation_head_does_not_decay_and_everything_is_trained() -> None:
 
 
 def test_average_and_checkpoint_hold_the_head_the_means_and_the_rates() -> None:
-    cli = fit("ReMixMatch", "a", 4, "--model.ema_decay", "0.9", "--model.ramp", "0")
+    cli = fit("ReMixMatch", "a", 4, "--model.augment", "ctaugment", "--model.ema_decay", "0.9")
     state = load("a")
     for name in ("rotation.weight", "ctaugment.rates", "predicted.window", "occurring.value"):
         assert name in state["state_dict"]
