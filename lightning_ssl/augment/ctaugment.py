@@ -187,7 +187,7 @@ class CTAugment(CTAugmentProbe):
         A level that has no bins counts as one of 17 equal ones; the bins that others have less
         than 17 have weight 0.
         """
-        raised = self.rates + (1 - self.decay)
+        raised = self._promoted() + (1 - self.decay)
         weights = raised / raised.amax(2, keepdim=True)
         return weights * (weights >= self.threshold)
 
@@ -236,10 +236,11 @@ class CTAugment(CTAugmentProbe):
 
         # No scatter-add, whose order on a GPU, and so whose last bits, would differ over processes.
         addend = (agreement[move(who, agreement)] * move(weight, agreement)).sum(1)
-        step = torch.stack([torch.ones_like(self.rates), torch.zeros_like(self.rates)])
-        factor, where = self.decay ** hits.double(), move(cells, self.rates)
-        step[0].view(-1).index_copy_(0, where, move(factor, self.rates))
-        step[1].view(-1).index_copy_(0, where, move(addend, self.rates))
+        rates = self._promoted()
+        step = torch.stack([torch.ones_like(rates), torch.zeros_like(rates)])
+        factor, where = self.decay ** hits.double(), move(cells, rates)
+        step[0].view(-1).index_copy_(0, where, move(factor, rates))
+        step[1].view(-1).index_copy_(0, where, move(addend, rates))
         return step
 
     def update(self, steps: Tensor) -> None:
@@ -250,4 +251,8 @@ class CTAugment(CTAugmentProbe):
                 one, or those of all processes, which then have the same rates.
         """
         for factor, addend in steps:
-            self.rates.mul_(factor).add_(addend)
+            self.rates.copy_(torch.addcmul(addend, factor, self._promoted()))
+
+    def _promoted(self) -> Tensor:
+        """Rates in float32 at least; in half precision a uniform below 1 may be 1."""
+        return self.rates.to(torch.promote_types(self.rates.dtype, torch.float32))

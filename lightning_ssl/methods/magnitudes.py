@@ -22,7 +22,7 @@ class MagnitudesModule(TeacherModule, ABC):
 
     Args:
         num_classes: Number of classes; taken from the data on the command line.
-        augment: Whose strong views.
+        augment: Whose strong views: ``ctaugment``, or ``randaugment`` without a ``ctaugment``.
         **kwargs: Arguments of :class:`SSLModule`; ``ema_decay`` must be above 0.
 
     Raises:

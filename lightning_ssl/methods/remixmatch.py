@@ -89,10 +89,12 @@ class ReMixMatch(MagnitudesModule):
         self.rotation: nn.Module = LinearHead(self.num_features, 4)
         self.predicted = WindowMean(uniform(num_classes), 128)
         self.counted = class_counts is not None
-        counts = torch.tensor(class_counts, dtype=torch.float32) if class_counts else None
-        self.occurring = ExponentialMean(
-            uniform(num_classes) if counts is None else counts / counts.sum()
-        )
+        counts = torch.tensor(class_counts if self.counted else [1] * num_classes).float()
+        if len(counts) != num_classes or counts.sum() <= 0:
+            raise ValueError(
+                f"`class_counts` must be {num_classes} numbers, one above 0, got {class_counts}."
+            )
+        self.occurring = ExponentialMean(counts / counts.sum())
 
     @property
     def views(self) -> ViewSpec:
