@@ -1,6 +1,7 @@
 """Parameter groups, optimizers and schedules, all counted in optimizer updates."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -40,6 +41,10 @@ class Optimizer:
         weight_decay_end: Decay at the end of the run, reached along a half-cosine; null keeps it.
         lr_in_momentum: Whether `lars` stores lr times gradient in its momentum, as PAWS does,
             which differs from the usual form wherever the rate changes.
+        layer_decay: Factor in (0, 1] of the rate of each layer of the network to that of the layer
+            above it; the heads have the full rate, and 1 or null gives it to all. For a
+            pre-trained transformer that is fine-tuned, see
+            :func:`lightning_ssl.models.layer_scales`.
     """
 
     name: OptimizerName = "sgd"
@@ -49,10 +54,12 @@ class Optimizer:
     nesterov: bool = True
     weight_decay_end: float | None = None
     lr_in_momentum: bool = False
+    layer_decay: float | None = None
 
     def __post_init__(self) -> None:
         """Check every value once."""
         names, end = get_args(OptimizerName), self.weight_decay_end
+        factor = self.layer_decay
         still = self.momentum == 0 and self.name in ("sgd", "lars")
         rules = {
             "name": (self.name in names, f"one of {names}"),
@@ -65,6 +72,7 @@ class Optimizer:
                 not self.lr_in_momentum or self.name == "lars",
                 f"false with 'optimizer.name' {self.name!r} (only 'lars' has it)",
             ),
+            "layer_decay": (factor is None or 0 < factor <= 1, "in (0, 1] or null"),
         }
         _check(self, rules)
 
@@ -157,7 +165,9 @@ def _half_cosine(done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, scales: Mapping[nn.Parameter, float] | None = None
+) -> list[dict[str, Any]]:
     """Split trainable parameters into kernels, which decay, and the rest, which do not.
 
     Kernels are parameters with two or more dimensions: convolution and linear weights, and also a
@@ -166,19 +176,23 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     Args:
         module: Its parameters with ``requires_grad``, in the order of ``module.parameters()``;
             a shared parameter counts once.
+        scales: Fractions of the learning rate in (0, 1]; 1 for parameters it does not name.
 
     Returns:
-        At most two groups, none empty, for :func:`build_optimizer`. ``decayed`` says which is
-        which, also where the decay is 0.
+        Groups for :func:`build_optimizer`, none empty: at most two of each scale, the largest scale
+        first. ``decayed`` says which is which, also where the decay is 0, and ``lr_scale`` is the
+        fraction.
     """
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    kernels: dict[str, Any] = {"params": [p for p in trainable if p.ndim > 1], "decayed": True}
-    rest: dict[str, Any] = {
-        "params": [p for p in trainable if p.ndim <= 1],
-        "decayed": False,
-        "weight_decay": 0.0,
-    }
-    return [group for group in (kernels, rest) if group["params"]]
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            continue
+        scale, decayed = (scales or {}).get(parameter, 1.0), parameter.ndim > 1
+        new: dict[str, Any] = {"params": [], "decayed": decayed, "lr_scale": scale}
+        if not decayed:
+            new["weight_decay"] = 0.0
+        groups.setdefault((scale, decayed), new)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, reverse=True)]
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: Optimizer) -> torch.optim.Optimizer:
@@ -195,7 +209,14 @@ def build_optimizer(groups: list[dict[str, Any]], config: Optimizer) -> torch.op
     """
     if not groups:
         raise ValueError("`groups` must hold at least one trainable parameter, got none.")
-    groups = [{"decayed": group.get("weight_decay") != 0, **group} for group in groups]
+    groups = [
+        {
+            "decayed": group.get("weight_decay") != 0,
+            "lr": config.lr * group.get("lr_scale", 1.0),
+            **group,
+        }
+        for group in groups
+    ]
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.name == "adam":
         return torch.optim.Adam(groups, **common)

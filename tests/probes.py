@@ -1,5 +1,8 @@
 """Callbacks that tests name on the command line."""
 
+import os
+import signal
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +18,20 @@ class Die(Callback):
     def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
         if trainer.fit_loop.total_batch_idx == self.step:
             raise KeyboardInterrupt
+
+
+class KillOnce(Callback):
+    """Kill the process of one run at the beginning of a step, the first time only."""
+
+    def __init__(self, run: str, step: int) -> None:
+        self.run, self.step = run, step
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        folder, marker = Path(trainer.default_root_dir), Path("killed")
+        here = folder.name == self.run and trainer.fit_loop.total_batch_idx == self.step
+        if here and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class PoisonTargets(Callback):

@@ -1,16 +1,14 @@
 """S4L's mix of all models: train, label all images, train on those labels, fine-tune."""
 
-import io
 import json
 import shlex
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
+from lightning_ssl.commands.options import read_options
 from lightning_ssl.data.atomic import replacing
 
 
@@ -63,9 +61,9 @@ def moam(
             *_weights(folder / "step2", same=method2 == method3),
         ),
     ]
-    configs = [_parse(step.command) for step in fits]
+    configs = [read_options(step.command) for step in fits]
     labelling = _label(folder, configs[0]["trainer"], label)
-    _parse(labelling.command)
+    read_options(labelling.command)
     _run(folder, [fits[0], labelling, *fits[1:]])
 
 
@@ -110,21 +108,6 @@ def _weights(folder: Path, same: bool) -> tuple[str, ...]:
     weights = ("--model.weights", str(_last(folder)))
     # Another method has other heads; those of the same one all have to fit.
     return weights if same else (*weights, "--model.weights_strict", "false")
-
-
-def _parse(command: Sequence[str]) -> dict[str, Any]:
-    """Read the options of a command without running it."""
-    from lightning_ssl.cli import run  # the command line knows the commands
-
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed):
-            run([*command, "--print_config"])
-    except SystemExit as stopped:
-        if stopped.code:
-            raise
-    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
-    return config
 
 
 def _run(folder: Path, steps: Sequence[_Step]) -> None:

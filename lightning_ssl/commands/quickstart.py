@@ -1,9 +1,7 @@
 """The main job in minutes: a few labels against a few labels and many unlabelled images."""
 
-import csv
 import shutil
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_ssl.augment import Views
+from lightning_ssl.commands.compare_table import percent, write_rows
 from lightning_ssl.evaluation.figures import draw_curves, draw_views
 
 _METHODS = ("Supervised", "FixMatch")
@@ -39,10 +38,7 @@ def quickstart(
             run_dir = _run_dir(folder, method, num_labels, seed)
             shutil.rmtree(run_dir, ignore_errors=True)
             rows.append(_train(method, num_labels, seed, max_steps, run_dir))
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(folder / "results.csv", rows)
     # Not by a pattern: an earlier quickstart may have left further seeds.
     runs = {
         method: [
@@ -69,23 +65,18 @@ def _run_dir(folder: Path, method: str, num_labels: int, seed: int) -> Path:
 def _train(
     method: str, num_labels: int, seed: int, max_steps: int, run_dir: Path
 ) -> dict[str, Any]:
-    from lightning_ssl.cli import run  # the command line knows the commands
+    # Imported here, because it is also run as a program of its own.
+    from lightning_ssl.commands.train_and_test import train_and_test
 
     command = [
-        *("fit", "--model", method, "-c", "digits", "--data.num_labels", str(num_labels)),
+        *("--model", method, "-c", "digits", "--data.num_labels", str(num_labels)),
         *("--model.backbone", "wrn_10_1", "--trainer.max_steps", str(max_steps)),
         *("--seed_everything", str(seed), "--run_dir", str(run_dir)),
     ]
-    Console().print(f"lightning-ssl {' '.join(command)}", style="bold", soft_wrap=True)
-    start = time.perf_counter()
-    cli = run(command)
-    assert cli is not None
-    seconds = time.perf_counter() - start
-    checkpoint = run_dir / "checkpoints" / "last.ckpt"
-    (metrics,) = cli.trainer.test(
-        cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False
-    )
-    values = (method, num_labels, seed, round(metrics["test/acc"], 4), round(seconds, 1))
+    Console().print(f"lightning-ssl fit {' '.join(command)}", style="bold", soft_wrap=True)
+    found = train_and_test(command)
+    accuracy, seconds = round(found["test/acc"], 4), round(found["seconds"], 1)
+    values = (method, num_labels, seed, accuracy, seconds)
     return dict(zip(_COLUMNS, values, strict=True))
 
 
@@ -107,13 +98,11 @@ def _summary(rows: list[dict[str, Any]]) -> Table:
     table = Table("method", "labels", "test accuracy", "seconds", title="quickstart")
     for method in _METHODS:
         own = [row for row in rows if row["method"] == method]
-        accuracies = [100 * row["test_accuracy"] for row in own]
-        spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
         seconds = statistics.mean(row["seconds"] for row in own)
         table.add_row(
             method,
             str(own[0]["labels"]),
-            f"{statistics.mean(accuracies):.1f}{spread} %",
+            percent([row["test_accuracy"] for row in own]),
             f"{seconds:.1f}",
         )
     return table

@@ -1,6 +1,5 @@
 """One datamodule: the plan's batches, their views, and evaluation sets."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,7 +15,7 @@ from lightning_ssl.data.draw import DrawViews
 from lightning_ssl.data.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.folder import walk_images
 from lightning_ssl.data.images import FileImages, Images, ResidentImages
-from lightning_ssl.data.loader import EvaluationLoader, TrainLoader
+from lightning_ssl.data.loader import EvaluationLoader, TrainLoader, available_cores
 from lightning_ssl.data.orders import Balanced, Order, Shuffled, Stratified
 from lightning_ssl.data.plan import Plan, describe_run
 from lightning_ssl.data.splits import save_split
@@ -312,9 +311,7 @@ class SSLDataModule(DescribedData):
             return self.num_workers
         if isinstance(images, ResidentImages):
             return 0
-        # Not every system can tell the processors of a process from those of the machine.
-        affinity = getattr(os, "sched_getaffinity", None)
-        return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
+        return min(8, available_cores())
 
     @property
     def _pin_memory(self) -> bool:

@@ -14,11 +14,10 @@ from lightning_ssl.data.images import FileImages
 from lightning_ssl.data.pseudo_labels import (
     LabelColumn,
     check_options,
-    digest,
     join,
     read_pseudo_labels,
 )
-from lightning_ssl.data.record import check_classes, check_resumed, make_record
+from lightning_ssl.data.record import check_classes, check_resumed, digest, make_record
 from lightning_ssl.data.sources import Source, open_source, prepare_source
 from lightning_ssl.data.splits import Split, make_split
 from lightning_ssl.data.splits_files import LabeledImages
@@ -34,11 +33,16 @@ class DescribedData(pl.LightningDataModule):
         root: Folder of the data; for ``csv`` the CSV file.
         download: Whether to download what torchvision can, where it is missing.
         num_labels: Number of labelled images, class-balanced; null keeps every known label.
-        labels_per_class: Number of labelled images of each class.
+        labels_per_class: Number of labelled images of each class, or of the largest one.
+        imbalance_ratio: Long tail of labelled images: those of the first class over those of the
+            last, between which they fall exponentially; below 1 they rise; null for none.
         label_fraction: Fraction of labelled images, in (0, 1].
         coin_flip: Whether ``label_fraction`` flips a coin for each image, as suncet does.
         labels_file: File of the labelled images: ``split.json`` of a run, an ``.npy`` of indices,
             or a list of suncet or s4l.
+        unlabeled_per_class: Number of unlabelled images of each class, or of the largest one,
+            besides the labelled ones, for benchmarks that know all classes; null for all images.
+        unlabeled_imbalance_ratio: Long tail of unlabelled images, like ``imbalance_ratio``.
         val_per_class: Labelled images of each class set apart for validation where the data has no
             validation part; null for a tenth of the labels, and none below 25 labels a class.
         include_labeled: Whether labelled images are also used as unlabelled ones.
@@ -47,6 +51,8 @@ class DescribedData(pl.LightningDataModule):
         pseudo_column: Column of the table: ``label``, from one view of each image, or
             ``averaged_label``, from twenty.
         pseudo_threshold: Smallest probability in [0, 1] of a pseudo-label that counts.
+        pseudo_alpha: Exponent of CReST's sampling: of each class only a share of the pseudo-labels
+            counts, the less the more labels the class has; 0 for all.
         image_size: Side of the images in pixels; null for the data's own.
         in_channels: 3, or 1 for gray images.
         classes: Class names in the order of the class numbers; null for the data's own.
@@ -68,14 +74,18 @@ class DescribedData(pl.LightningDataModule):
         download: bool = False,
         num_labels: int | None = None,
         labels_per_class: int | None = None,
+        imbalance_ratio: float | None = None,
         label_fraction: float | None = None,
         coin_flip: bool = False,
         labels_file: str | None = None,
+        unlabeled_per_class: int | None = None,
+        unlabeled_imbalance_ratio: float | None = None,
         val_per_class: int | None = None,
         include_labeled: bool = True,
         pseudo_labels: str | None = None,
         pseudo_column: LabelColumn = "label",
         pseudo_threshold: float = 0.0,
+        pseudo_alpha: float = 0.0,
         image_size: int | None = None,
         in_channels: int = 3,
         classes: list[str] | None = None,
@@ -92,20 +102,24 @@ class DescribedData(pl.LightningDataModule):
             raise ValueError(
                 f"`data.normalize` must be one of ('dataset', 'symmetric'), got '{normalize}'."
             )
-        check_options(pseudo_labels, pseudo_column, pseudo_threshold)
+        check_options(pseudo_labels, pseudo_column, pseudo_threshold, pseudo_alpha)
         self.save_hyperparameters(ignore=["views"])
         self.dataset, self.root, self.download = dataset, root, download
         self.selection = {
             "num_labels": num_labels,
             "labels_per_class": labels_per_class,
+            "imbalance_ratio": imbalance_ratio,
             "label_fraction": label_fraction,
             "coin_flip": coin_flip,
             "labels_file": labels_file,
+            "unlabeled_per_class": unlabeled_per_class,
+            "unlabeled_imbalance_ratio": unlabeled_imbalance_ratio,
             "val_per_class": val_per_class,
             "include_labeled": include_labeled,
         }
         self.pseudo_labels = pseudo_labels
-        self._pseudo_column, self._pseudo_threshold = pseudo_column, pseudo_threshold
+        self._pseudo_column: LabelColumn = pseudo_column
+        self._pseudo_threshold, self._pseudo_alpha = pseudo_threshold, pseudo_alpha
         self.in_channels = in_channels
         self.normalize = normalize
         self.extra, self.fold, self.hflip = extra, fold, hflip
@@ -219,6 +233,7 @@ class DescribedData(pl.LightningDataModule):
             classes=self.classes,
             column=self._pseudo_column,
             threshold=self._pseudo_threshold,
+            alpha=self._pseudo_alpha,
         )
 
     @cached_property
@@ -277,7 +292,7 @@ class DescribedData(pl.LightningDataModule):
 
     @property
     def _pseudo_digest(self) -> str | None:
-        return None if self.pseudo is None else digest(self.pseudo)
+        return None if self.pseudo is None else digest(*self.pseudo)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint belongs to this data.

@@ -4,6 +4,7 @@ Both wrap a ``DataLoader`` instead of being one: Lightning rebuilds what it reco
 inject samplers, for prediction, for ``overfit_batches``) and would lose the plan.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lightning_ssl.types import Batch
+
+
+def available_cores() -> int:
+    """Number of processors that this process may use."""
+    # Not every system can tell the processors of a process from those of the machine.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _identity(item: Any) -> Any:

@@ -1,7 +1,7 @@
 """Which images a run trains on with a predicted class, and where that is kept."""
 
-import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -9,19 +9,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_ssl.data.pseudo_sampling import choose_confident, sampling_rates
 from lightning_ssl.data.pseudo_table import LABEL_COLUMNS, PseudoTable, read_table
 from lightning_ssl.data.splits_files import LabeledImages, Split, check_indices
 
 LabelColumn = Literal["label", "averaged_label"]
 
 
-def check_options(path: str | None, column: str, threshold: float) -> None:
+def check_options(path: str | None, column: str, threshold: float, alpha: float) -> None:
     """See that the options agree.
 
     Args:
         path: The table, or None.
         column: Its column.
         threshold: The smallest probability that counts.
+        alpha: Exponent of the classes' sampling rates.
 
     Raises:
         ValueError: If one is out of range, or makes no sense without a table.
@@ -35,9 +37,11 @@ def check_options(path: str | None, column: str, threshold: float) -> None:
         raise ValueError(
             f"`pseudo_threshold` (--data.pseudo_threshold) must be in [0, 1], got {threshold}."
         )
-    if path is None and (column, threshold) != (LABEL_COLUMNS[0], 0):
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"`pseudo_alpha` (--data.pseudo_alpha) must be at least 0, got {alpha}.")
+    if path is None and (column, threshold, alpha) != (LABEL_COLUMNS[0], 0, 0):
         raise ValueError(
-            "`pseudo_column` and `pseudo_threshold` need a table, `pseudo_labels` "
+            "`pseudo_column`, `pseudo_threshold` and `pseudo_alpha` need a table, `pseudo_labels` "
             "(--data.pseudo_labels), got none."
         )
 
@@ -51,18 +55,21 @@ def read_pseudo_labels(
     classes: Sequence[str],
     column: LabelColumn = "label",
     threshold: float = 0.0,
+    alpha: float = 0.0,
 ) -> LabeledImages:
-    """Read the pseudo-labels of the images that are neither labelled nor held out.
+    """Read the pseudo-labels of the unlabelled images that have no label of their own.
 
     Args:
         path: A table of ``lightning-ssl pseudo-label``, or the ``split.json`` of a run that was
-            trained on one: then its labels, whatever ``column`` and ``threshold`` say.
-        split: The labelled and held-out images of the run.
+            trained on one: then its labels, whatever the other options say.
+        split: The split of the run.
         targets: Classes of the training images ``(N,)``; only those of labelled images are read.
         name: Gives the name of a training image by its index.
         classes: Class names.
         column: Column of the labels.
         threshold: The smallest probability that counts, in [0, 1].
+        alpha: Takes of each class the most probable of these, at the rates of
+            :func:`~lightning_ssl.data.pseudo_sampling.sampling_rates`; 0 takes all.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -73,20 +80,28 @@ def read_pseudo_labels(
     file = os.path.expanduser(os.fspath(path))
     if file.endswith(".json"):
         found = _read_stored(file, split, num_train, len(classes))
-        keep = torch.ones(len(found.rows), dtype=torch.bool)
+        probability = torch.ones(len(found.rows))
+        threshold = alpha = 0.0
     else:
         table = read_table(file, name, num_train, classes)
         _check_given(file, table, split, targets)
         found = LabeledImages(torch.arange(num_train), getattr(table, column))
         probability = getattr(table, column.replace("label", "probability"))
-        keep = (found.target >= 0) & (probability >= threshold)
-    known = torch.zeros(num_train, dtype=torch.bool)
-    known[split.labeled] = known[split.val] = True
-    keep &= ~known[found.rows]
+    unknown = torch.zeros(num_train, dtype=torch.bool)
+    unknown[split.unlabeled] = True
+    unknown[split.labeled] = False
+    keep = (found.target >= 0) & (probability >= threshold) & unknown[found.rows]
+    if alpha:
+        given = targets[split.labeled].bincount(minlength=len(classes))
+        chosen = choose_confident(
+            found.target[keep], probability[keep], sampling_rates(given, alpha)
+        )
+        keep[keep.clone()] = chosen
     if not keep.any():
         raise ValueError(
             f"'{file}' holds no pseudo-label of an image without label whose probability is at "
-            f"least {threshold}: lower `pseudo_threshold` (--data.pseudo_threshold)."
+            f"least {threshold}: lower `pseudo_threshold` (--data.pseudo_threshold) or "
+            "`pseudo_alpha` (--data.pseudo_alpha)."
         )
     return LabeledImages(found.rows[keep], found.target[keep])
 
@@ -100,16 +115,6 @@ def join(given: LabeledImages, pseudo: LabeledImages) -> LabeledImages:
     """
     rows, order = torch.cat([given.rows, pseudo.rows]).sort()
     return LabeledImages(rows, torch.cat([given.target, pseudo.target])[order])
-
-
-def digest(labeled: LabeledImages) -> str:
-    """Tell lists of images and labels apart, whatever file they came from.
-
-    Args:
-        labeled: The list.
-    """
-    both = torch.stack([labeled.rows, labeled.target]).numpy().astype("<i8")
-    return hashlib.blake2b(both.tobytes(), digest_size=16).hexdigest()
 
 
 def _read_stored(path: str, split: Split, num_train: int, num_classes: int) -> LabeledImages:

@@ -1,11 +1,23 @@
 """What a checkpoint keeps of the data, and the check that it belongs to it."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_ssl.data.splits import Split
+
+
+def digest(*columns: Tensor) -> str:
+    """Tell lists apart that may be as long as the data, whatever file they came from.
+
+    Args:
+        *columns: Integers, equally many in each.
+    """
+    values = torch.stack(columns).numpy().astype("<i8")
+    return hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
 
 
 def make_record(
@@ -41,6 +53,7 @@ def make_record(
         "std": list(std),
         "labeled": split.labeled,
         "val": split.val,
+        "unlabeled": digest(split.unlabeled),
         "seed": seed,
         "views": sorted(views),
         "pseudo_labels": pseudo_digest,
@@ -99,6 +112,13 @@ def check_resumed(
                 f"`ckpt_path` was trained with other '{name}' images than the data options choose "
                 "now; give the split.json of its run as `data.labels_file`."
             )
+    unlabeled = digest(split.unlabeled)
+    if record.get("unlabeled", unlabeled) != unlabeled:  # not in checkpoints of 0.1.0
+        raise ValueError(
+            "`ckpt_path` was trained with other unlabelled images than `data.include_labeled`, "
+            "`data.unlabeled_per_class` and `data.unlabeled_imbalance_ratio` choose now; give the "
+            "split.json of its run as `data.labels_file`."
+        )
     if record.get("pseudo_labels") != pseudo_digest:  # not in checkpoints of 0.1.0
         raise ValueError(
             "`ckpt_path` was trained on other pseudo-labels than `data.pseudo_labels` and its "

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_ssl.data.splits_draw import Counts, check_tail, draw, long_tail, share, small_dtype
 from lightning_ssl.data.splits_files import (
     Names,
     Split,
@@ -16,14 +17,11 @@ from lightning_ssl.data.splits_files import (
     read_labels,
     save_split,
 )
-from lightning_ssl.seeding import make_generator
 
 __all__ = ["Split", "label_counts", "load_split", "make_split", "save_split", "val_counts"]
 
 _MIN_LABELS_FOR_VAL = 25  # labels per class from which a tenth of them can be spared
 _CHUNK = 1 << 20  # coin flips drawn at a time
-
-Counts = npt.NDArray[np.int64]
 
 
 def make_split(
@@ -32,9 +30,12 @@ def make_split(
     *,
     num_labels: int | None = None,
     labels_per_class: int | None = None,
+    imbalance_ratio: float | None = None,
     label_fraction: float | None = None,
     coin_flip: bool = False,
     labels_file: str | os.PathLike[str] | None = None,
+    unlabeled_per_class: int | None = None,
+    unlabeled_imbalance_ratio: float | None = None,
     names: Names | None = None,
     pool: Tensor | None = None,
     val_per_class: int | None = None,
@@ -55,11 +56,17 @@ def make_split(
         num_classes: Number of classes.
         num_labels: Labels in all: equally many per class where that divides, else in proportion to
             the classes' sizes, with at least one each.
-        labels_per_class: Labels of each class.
+        labels_per_class: Labels of each class, or of the largest with ``imbalance_ratio``.
+        imbalance_ratio: Labels of the first class over those of the last, between which they fall
+            exponentially; below 1 they rise.
         label_fraction: Share of the labels in (0, 1], in proportion to the classes' sizes.
         coin_flip: Whether to keep each label with probability ``label_fraction``, drawn in the
             order of the images from a generator seeded with ``seed`` itself; seed 0 is suncet's.
         labels_file: A list of labelled images, see :func:`~.splits_files.read_labels`.
+        unlabeled_per_class: Unlabelled images of each class, or of the largest with
+            ``unlabeled_imbalance_ratio``, besides the labelled ones; all others are left out. A
+            stored split has its own.
+        unlabeled_imbalance_ratio: Like ``imbalance_ratio``, of these images.
         names: The images, or their names, for lists of file names.
         pool: Indices of the images to choose from; None for all with a label.
         val_per_class: Labelled images per class to hold out. None for a tenth of each class, or
@@ -83,6 +90,9 @@ def make_split(
         },
         coin_flip,
     )
+    check_tail(labels_per_class, imbalance_ratio, "labels_per_class", "imbalance_ratio")
+    unlabeled = ("unlabeled_per_class", "unlabeled_imbalance_ratio")
+    check_tail(unlabeled_per_class, unlabeled_imbalance_ratio, *unlabeled)
     keys = _make_keys(targets, num_classes, pool)
     stored = None if labels_file is None else read_labels(labels_file, len(targets), names)
     if stored is not None:
@@ -92,18 +102,28 @@ def make_split(
         labeled = _flip_coins(np.flatnonzero(keys >= 0), label_fraction, seed)
     else:
         available = np.bincount(keys[keys >= 0], minlength=num_classes)
-        wanted = label_counts(available, num_labels, labels_per_class, label_fraction, classes)
-        labeled = _draw(keys, wanted, seed, "split")
-    keys = targets[labeled].to(_small_dtype(num_classes)).numpy()
+        wanted = label_counts(
+            available, num_labels, labels_per_class, label_fraction, imbalance_ratio, classes
+        )
+        labeled = draw(keys, wanted, seed, "split")
+    keys = targets[labeled].to(small_dtype(num_classes)).numpy()
     counts = np.bincount(keys, minlength=num_classes)
     _check_every_class(counts, classes)
     if stored is not None and stored.split is not None:
-        return _restore(stored.split, targets, val_per_class, include_labeled, str(labels_file))
+        fixed = {"val_per_class": val_per_class, "unlabeled_per_class": unlabeled_per_class}
+        return _restore(stored.split, targets, fixed, include_labeled, str(labels_file))
     held = val_counts(counts, val_per_class, has_val, classes)
-    positions = _draw(keys, held, seed, "val")
+    positions = draw(keys, held, seed, "val")
     keep = torch.ones(len(labeled), dtype=torch.bool)
     keep[positions] = False
-    return assemble(len(targets), labeled[keep], labeled[positions], include_labeled)
+    split = assemble(len(targets), labeled[keep], labeled[positions], include_labeled)
+    if unlabeled_per_class is None:
+        return split
+    wanted = long_tail(unlabeled_per_class, unlabeled_imbalance_ratio or 1, num_classes)
+    drawn = _draw_unlabeled(split, targets, wanted, seed, classes)
+    if include_labeled:
+        drawn = torch.cat([split.labeled, drawn]).sort().values
+    return Split(split.labeled, drawn, split.val)
 
 
 def label_counts(
@@ -111,6 +131,7 @@ def label_counts(
     num_labels: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
+    imbalance_ratio: float | None = None,
     classes: Sequence[str] | None = None,
 ) -> Counts:
     """Count the labels that :func:`make_split` draws of each class, validation images included.
@@ -120,6 +141,7 @@ def label_counts(
         num_labels: See :func:`make_split`.
         labels_per_class: See :func:`make_split`.
         label_fraction: See :func:`make_split`, without coin flip.
+        imbalance_ratio: See :func:`make_split`.
         classes: Class names, for messages.
 
     Returns:
@@ -137,28 +159,23 @@ def label_counts(
     counts = np.asarray(available, dtype=np.int64)
     _check_every_class(counts, classes)
     if labels_per_class is not None:
-        wanted = np.full_like(counts, labels_per_class)
+        wanted = long_tail(labels_per_class, imbalance_ratio or 1, len(counts))
         asked = f"`labels_per_class` (--data.labels_per_class) {labels_per_class}"
     elif num_labels is not None:
         asked = f"`num_labels` (--data.num_labels) {num_labels}"
         _check_number(num_labels, counts, asked)
         even = num_labels % len(counts) == 0
         wanted = (
-            np.full_like(counts, num_labels // len(counts)) if even else _share(counts, num_labels)
+            np.full_like(counts, num_labels // len(counts)) if even else share(counts, num_labels)
         )
     elif label_fraction is not None:
         number = int(label_fraction * int(counts.sum()) + 0.5)
         asked = f"`label_fraction` (--data.label_fraction) {label_fraction}"
         _check_number(number, counts, f"{asked} ({number} labels)")
-        wanted = _share(counts, number)
+        wanted = share(counts, number)
     else:
         return counts
-    short = np.flatnonzero(wanted > counts)
-    if short.size:
-        raise ValueError(
-            f"{asked} needs {wanted[short[0]]} labels of {_name(short[0], classes)}, which has "
-            f"{counts[short[0]]}; {short.size} of {len(counts)} classes have too few."
-        )
+    _check_enough(wanted, counts, f"{asked} needs {{}} labels", classes)
     return wanted
 
 
@@ -209,18 +226,25 @@ def _check_selectors(selectors: dict[str, object], coin_flip: bool) -> None:
     if len(given) > 1:
         flags = " and ".join(f"`{name}` (--data.{name})" for name in given)
         raise ValueError(f"At most one argument may choose the labels, got {flags}.")
-    fraction, per_class = selectors["label_fraction"], selectors["labels_per_class"]
+    fraction = selectors["label_fraction"]
     if isinstance(fraction, int | float) and not 0 < fraction <= 1:
         raise ValueError(
             f"`label_fraction` (--data.label_fraction) must be in (0, 1], got {fraction}."
         )
-    if isinstance(per_class, int) and per_class < 1:
-        raise ValueError(
-            f"`labels_per_class` (--data.labels_per_class) must be positive, got {per_class}."
-        )
     if coin_flip and fraction is None:
         raise ValueError(
             "`coin_flip` (--data.coin_flip) needs `label_fraction` (--data.label_fraction)."
+        )
+
+
+def _check_enough(
+    wanted: Counts, counts: Counts, needs: str, classes: Sequence[str] | None
+) -> None:
+    short = np.flatnonzero(wanted > counts)
+    if short.size:
+        raise ValueError(
+            f"{needs.format(wanted[short[0]])} of {_name(short[0], classes)}, which has "
+            f"{counts[short[0]]}; {short.size} of {len(counts)} classes have too few."
         )
 
 
@@ -238,33 +262,13 @@ def _make_keys(targets: Tensor, num_classes: int, pool: Tensor | None) -> npt.ND
         raise ValueError(
             f"`targets` must be in [-1, {num_classes - 1}], got {low if low < -1 else high}."
         )
-    dtype = _small_dtype(num_classes)
+    dtype = small_dtype(num_classes)
     if pool is None:
         return targets.to(dtype).numpy()
     _check_known(targets, pool, "`pool`")
     keys = torch.full((len(targets),), -1, dtype=dtype)
     keys[pool] = targets[pool].to(dtype)
     return keys.numpy()
-
-
-def _small_dtype(num_classes: int) -> torch.dtype:
-    return torch.int16 if num_classes < 1 << 15 else torch.int32
-
-
-def _draw(keys: npt.NDArray[np.integer], wanted: Counts, *seed: int | str) -> Tensor:
-    """Draw positions with each key, ``wanted[key]`` of them without replacement; increasing."""
-    if wanted.sum() in (0, (keys >= 0).sum()):  # nothing to choose
-        return torch.from_numpy(np.flatnonzero(keys >= 0 if wanted.any() else keys[:0]))
-    order = torch.from_numpy(np.argsort(keys, kind="stable"))  # linear for 16 bits
-    bounds = np.searchsorted(keys, np.arange(len(wanted) + 1), sorter=order.numpy())
-    generator = make_generator(*seed)
-    drawn = []
-    for number, start, end in zip(wanted, bounds[:-1], bounds[1:], strict=True):
-        # Permuting the whole class, however few are wanted, makes the lists of a seed nested.
-        chosen = torch.randperm(int(end - start), generator=generator)[: int(number)]
-        drawn.append(order[int(start) + chosen])
-    del order
-    return torch.cat(drawn).sort().values
 
 
 def _flip_coins(candidates: Counts, label_fraction: float, seed: int) -> Tensor:
@@ -278,32 +282,43 @@ def _flip_coins(candidates: Counts, label_fraction: float, seed: int) -> Tensor:
     return torch.cat(kept) if kept else torch.empty(0, dtype=torch.int64)
 
 
-def _share(counts: Counts, number: int) -> Counts:
-    """Divide a number of labels in proportion to counts by largest remainder, at least one each."""
-    total = int(counts.sum())
-    exact = counts * number  # quotas times total: integers, so equal on every machine
-    shares = np.maximum(exact // total, 1)
-    missing = number - int(shares.sum())
-    if missing > 0:
-        shares[np.argsort(shares * total - exact, kind="stable")[:missing]] += 1
-    for _ in range(-missing):  # the ones given to tiny classes come from who is most above quota
-        excess = np.where(shares > 1, shares * total - exact, -total * number)
-        shares[int(excess.argmax())] -= 1
-    return shares
+def _draw_unlabeled(
+    split: Split, targets: Tensor, wanted: Counts, seed: int, classes: Sequence[str] | None
+) -> Tensor:
+    """Draw images that are neither labelled nor held out, of classes that benchmarks know."""
+    asked = "`unlabeled_per_class` (--data.unlabeled_per_class)"
+    unknown = int((targets < 0).sum())
+    if unknown:
+        raise ValueError(
+            f"{asked} needs the class of every training image, but {unknown} of {len(targets)} "
+            "are not known."
+        )
+    keys = targets.to(small_dtype(len(wanted)), copy=True)
+    keys[split.labeled] = keys[split.val] = -1
+    available = np.bincount(keys[keys >= 0].numpy(), minlength=len(wanted))
+    _check_enough(wanted, available, f"{asked} needs {{}} images without label", classes)
+    return draw(keys.numpy(), wanted, seed, "unlabeled")
 
 
 def _restore(
-    split: Split, targets: Tensor, val_per_class: int | None, include_labeled: bool, path: str
+    split: Split,
+    targets: Tensor,
+    fixed: dict[str, int | None],
+    include_labeled: bool,
+    path: str,
 ) -> Split:
-    if val_per_class is not None:
-        raise ValueError(
-            f"`val_per_class` (--data.val_per_class) cannot change a stored split, which holds out "
-            f"{len(split.val)} images: '{path}'; got {val_per_class}."
-        )
+    for name, value in fixed.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` (--data.{name}) cannot change a stored split, which holds out "
+                f"{len(split.val)} images and has {len(split.unlabeled)} unlabelled ones: "
+                f"'{path}'; got {value}."
+            )
     _check_known(targets, split.val, f"'{path}'")
     if include_labeled:
         return split
-    return assemble(len(targets), split.labeled, split.val, include_labeled=False)
+    others = np.setdiff1d(split.unlabeled.numpy(), split.labeled.numpy(), assume_unique=True)
+    return Split(split.labeled, torch.from_numpy(others), split.val)
 
 
 def _check_known(targets: Tensor, indices: Tensor, where: str) -> None:

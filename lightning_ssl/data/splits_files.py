@@ -24,7 +24,8 @@ class Split:
 
     Attributes:
         labeled: Images whose label training sees.
-        unlabeled: Images that training sees without label; by default the labelled ones too.
+        unlabeled: Images that training sees without label; by default all that are not held out,
+            the labelled ones included.
         val: Labelled images held out to validate on, in neither of the others; empty where the
             data set has validation images of its own.
     """
@@ -86,28 +87,27 @@ def save_split(
 
     Args:
         path: The file; its folder is made where missing.
-        split: The split. Its unlabelled images must be all that are not held out, with or without
-            the labelled ones: they are not written but derived.
+        split: The split. Where its unlabelled images are all that are not held out, with or
+            without the labelled ones, they are not written but derived.
         num_train: Number of training images.
         pseudo: Images that training saw with a pseudo-label, and that label. Read as a list of
             labels the file gives the labelled images alone.
 
     Raises:
-        ValueError: If the unlabelled images are others.
+        ValueError: If held-out images are among the unlabelled ones.
     """
-    include = len(split.unlabeled) == num_train - len(split.val)
+    if torch.isin(split.unlabeled, split.val).any():
+        raise ValueError("`split.unlabeled` must hold no image of `split.val`.")
+    include = bool(torch.isin(split.labeled, split.unlabeled).all())
     derived = assemble(num_train, split.labeled, split.val, include)
-    if not torch.equal(derived.unlabeled, split.unlabeled):
-        raise ValueError(
-            "`split.unlabeled` must hold all images that are not held out, in increasing order, "
-            f"with or without the labelled ones, got {len(split.unlabeled)} of {num_train}."
-        )
     content: dict[str, Any] = {
         "num_train": num_train,
         "include_labeled": include,
         "labeled": split.labeled.tolist(),
         "val": split.val.tolist(),
     }
+    if not torch.equal(derived.unlabeled, split.unlabeled):
+        content["unlabeled"] = split.unlabeled.tolist()
     if pseudo is not None:
         content["pseudo_labels"] = {
             "images": pseudo.rows.tolist(),
@@ -187,6 +187,11 @@ def _read_json(path: str, num_train: int, names: Names | None) -> LabelList:
     val = check_indices(path, content["val"], num_train)
     if np.intersect1d(labeled.numpy(), val.numpy()).size:
         raise ValueError(f"'{path}' has images that are both labelled and held out.")
+    if "unlabeled" in content:
+        unlabeled = check_indices(path, content["unlabeled"], num_train)
+        if np.intersect1d(unlabeled.numpy(), val.numpy()).size:
+            raise ValueError(f"'{path}' has images that are both unlabelled and held out.")
+        return LabelList(labeled, Split(labeled, unlabeled, val))
     include = bool(content.get("include_labeled", True))
     return LabelList(labeled, assemble(num_train, labeled, val, include))
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,23 @@ def read_curve(metrics_csv: Path, name: str) -> tuple[list[int], list[float]]:
         rows = [(int(row["step"]) + 1, row.get(name)) for row in csv.DictReader(file)]
     found = [(step, float(value)) for step, value in rows if value]
     return [step for step, _ in found], [value for _, value in found]
+
+
+def read_run(run_dir: Path, name: str) -> dict[int, float]:
+    """Read one logged name from all parts of a run that may have been interrupted.
+
+    Args:
+        run_dir: The run's folder.
+        name: A logged name such as ``test/acc``.
+
+    Returns:
+        Optimizer update to value. A part that repeats updates of the one before it counts.
+    """
+    parts = (run_dir / "csv").glob("version_*/metrics.csv")
+    found: dict[int, float] = {}
+    for part in sorted(parts, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+        found |= zip(*read_curve(part, name), strict=True)
+    return dict(sorted(found.items()))
 
 
 def draw_curves(runs: Mapping[str, Sequence[Path]], names: Mapping[str, str], path: Path) -> None:
@@ -59,6 +77,59 @@ def _mean(curves: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int], l
     # NaN says that there was nothing to measure, as where no pseudo-label was kept.
     values = torch.tensor([[values[step] for step in common] for values in found])
     return common, values.nanmean(dim=0).tolist()
+
+
+def draw_comparison(
+    panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], label: str, path: Path
+) -> None:
+    """Draw the mean of each method, the standard deviation as a bar, single runs as faint dots.
+
+    Args:
+        panels: Title to series to method to the values of its runs, fractions in [0, 1]. The
+            methods are sorted by their mean over everything, the best on top.
+        label: What the values are, in percent.
+        path: The PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    means = _method_means(panels)
+    methods = sorted(means, key=lambda method: means[method])
+    series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    height = 1.2 + len(methods) * (0.18 + 0.14 * len(series))
+    figure = Figure(figsize=(1.6 + 3.2 * len(panels), height), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        for name, found in panel.items():
+            number = series.index(name)
+            shift = 0.6 * ((len(series) - 1) / 2 - number) / len(series)
+            for method, values in found.items():
+                _draw_spread(axis, values, methods.index(method) + shift, f"C{number}")
+        axis.set(title=title, xlabel=label, ylim=(-0.6, len(methods) - 0.4))
+        axis.set_yticks(range(len(methods)), methods)
+        axis.grid(alpha=0.3)
+    if len(series) > 1:
+        dots = [axes[0].plot([], [], "o", color=f"C{i}")[0] for i in range(len(series))]
+        figure.legend(dots, series, loc="outside lower center", ncols=len(series))
+    figure.savefig(path, dpi=120)
+
+
+def _draw_spread(axis: Any, values: Sequence[float], place: float, color: str) -> None:
+    runs = 100 * torch.tensor(values, dtype=torch.float64)
+    axis.plot(runs, [place] * len(runs), ".", color=color, alpha=0.35)
+    spread = float(runs.std()) if len(runs) > 1 else 0.0
+    bar = {"fmt": "o", "color": color, "markersize": 5, "capsize": 3}
+    axis.errorbar(float(runs.mean()), place, xerr=spread, **bar)
+
+
+def _method_means(
+    panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for panel in panels.values():
+        for found in panel.values():
+            for method, runs in found.items():
+                values.setdefault(method, []).extend(runs)
+    return {method: sum(runs) / len(runs) for method, runs in values.items()}
 
 
 def draw_views(images: Tensor, views: Views, stream: str, path: Path) -> None:

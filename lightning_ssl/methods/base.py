@@ -17,7 +17,7 @@ from lightning_ssl.callbacks.ema import EMA
 from lightning_ssl.evaluation import evaluation_metrics
 from lightning_ssl.losses import softmax
 from lightning_ssl.methods.logs import LoggingModule
-from lightning_ssl.models import LinearHead, build_backbone, load_weights
+from lightning_ssl.models import LinearHead, build_backbone, layer_scales, load_weights
 from lightning_ssl.optim import (
     Optimizer,
     Schedule,
@@ -180,8 +180,8 @@ class SSLModule(LoggingModule, ABC):
         return state
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of the optimizer: weight decay on kernels only."""
-        return parameter_groups(self)
+        """Groups of the optimizer: weight decay on kernels only, rates by layer if asked for."""
+        return parameter_groups(self, layer_scales(self.backbone, self.optimizer.layer_decay))
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and the schedule stepped after each update."""

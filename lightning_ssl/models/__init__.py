@@ -2,6 +2,7 @@
 
 from lightning_ssl.models.backbones import build_backbone
 from lightning_ssl.models.heads import LinearHead, MLPHead, PredictionHead, ProjectionHead
+from lightning_ssl.models.layers import layer_scales
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
 from lightning_ssl.models.preact_resnet import PreActResNet50
 from lightning_ssl.models.resnet_v2 import ResNet20V2
@@ -20,5 +21,6 @@ __all__ = [
     "WideResNet",
     "build_backbone",
     "keep_statistics",
+    "layer_scales",
     "load_weights",
 ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from lightning_ssl.data import sources_torchvision
+from lightning_ssl.data import SSLDataModule, sources_torchvision
 from lightning_ssl.data.sources import open_source, prepare_source
 
 RNG = np.random.default_rng(0)
@@ -29,6 +29,13 @@ def set_counts(monkeypatch, dataset: str, unlabeled: int = 0, **counts: tuple[in
     counts = {name.replace("_", "+"): count for name, count in counts.items()}
     small = dataclasses.replace(known, counts=counts, unlabeled=unlabeled)
     monkeypatch.setitem(sources_torchvision._KNOWN, dataset, small)
+
+
+def all_labels(dataset: str, root: Path, **options) -> list[int]:
+    """Labelled images where no option chooses them."""
+    data = SSLDataModule(dataset, root=str(root), val_per_class=0, **options)
+    assert data.num_unlabeled == data.source.num_train
+    return data.split.labeled.tolist()
 
 
 def write_cifar(root: Path, files: dict[str, int], key: str, meta: tuple[str, dict]) -> dict:
@@ -57,6 +64,7 @@ def test_cifar10(tmp_path, monkeypatch):
     assert np.array_equal(source.train.pixels[13], expected)
     assert source.train.pixels.is_contiguous()
     assert source.train.targets.tolist() == list(range(10)) * 5
+    assert all_labels("cifar10", tmp_path) == list(range(50))
     assert np.array_equal(source.test.pixels[7], data["test_batch"][7].reshape(3, 32, 32))
     assert open_source("cifar10", tmp_path, in_channels=1).train.pixels.shape == (50, 1, 32, 32)
     unread = pickle.loads(pickle.dumps(open_source("cifar10", tmp_path)))  # workers may need it
@@ -97,6 +105,8 @@ def test_svhn(tmp_path, monkeypatch):
     assert np.array_equal(source.train.pixels[4], expected)
     both = open_source("svhn", tmp_path, extra=True)
     assert both.class_counts == (2,) * 10
+    assert all_labels("svhn", tmp_path) == list(range(10))
+    assert all_labels("svhn", tmp_path, extra=True) == list(range(20))
     assert np.array_equal(both.train.pixels[13], data["extra"][..., 3].transpose(2, 0, 1))
     (tmp_path / "extra_32x32.mat").unlink()
     prepare_source("svhn", tmp_path)
@@ -127,6 +137,7 @@ def test_stl10(tmp_path, monkeypatch):
     assert source.num_train == 15
     assert source.train.targets.tolist() == [*range(9, -1, -1), -1, -1, -1, -1, -1]
     assert source.labeled is None
+    assert all_labels("stl10", tmp_path) == list(range(10))
     assert np.array_equal(source.train.pixels[12], data[12].transpose(0, 2, 1))
     assert source.test.targets.tolist() == list(range(9, -1, -1))
 

@@ -1,0 +1,64 @@
+"""A training run and its test, for commands that compare runs; here or in a process of its own."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.utilities import rank_zero_only
+
+from lightning_ssl.data.atomic import replacing
+
+
+def train_and_test(command: Sequence[str]) -> dict[str, Any]:
+    """Train, and test what training ends with.
+
+    Args:
+        command: Options of ``fit``.
+
+    Returns:
+        The metrics of the test by their logged names, ``seconds`` of training with its
+        evaluations, those before an interruption included, and optimizer ``updates``.
+    """
+    from lightning_ssl.cli import run  # the command line knows the commands
+
+    # Checkpoints carry its time.
+    cli = run(["fit", *command, "--trainer.callbacks+=pytorch_lightning.callbacks.Timer"])
+    assert cli is not None
+    trainer: Any = cli.trainer
+    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    updates = trainer.global_step
+    trainer.loggers = []  # the logged curves are those of training
+    last = Path(cli.config["fit"].run_dir, "checkpoints", "last.ckpt")
+    (metrics,) = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=last, verbose=False)
+    return {**metrics, "seconds": timer.time_elapsed(), "updates": updates}
+
+
+def _main() -> None:
+    """Write what `train_and_test` returns to the file of the first argument."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    path, *command = sys.argv[1:]
+    _write(path, train_and_test(command))
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the standard input: it comes however the process at its other end ends.
+
+    Otherwise training would go on unseen, in the way of a second attempt.
+    """
+    os.read(0, 1)
+    os._exit(1)
+
+
+@rank_zero_only
+def _write(path: str, result: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        Path(temporary).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    _main()
