@@ -107,11 +107,11 @@ class ReMixMatch(MagnitudesModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of the optimizer: weight decay on kernels, not on the rotation head's."""
-        kernels, rest = super().parameter_groups()
+        kernels, rest, *layers = super().parameter_groups()  # the heads come first
         head = self.rotation.weight
         kernels["params"] = [p for p in kernels["params"] if p is not head]
         rest["params"].append(head)
-        return [kernels, rest]
+        return [kernels, rest, *layers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of four losses, see :meth:`SSLModule.training_step`."""

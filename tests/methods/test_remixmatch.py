@@ -12,6 +12,7 @@ from torch import nn
 from lightning_ssl.augment import CTAugmentProbe, Views
 from lightning_ssl.augment.ctaugment import OPERATIONS
 from lightning_ssl.methods import ReMixMatch, remixmatch
+from lightning_ssl.optim import Optimizer
 from lightning_ssl.types import Batch, Samples
 
 from runs import fit, load
@@ -233,10 +234,21 @@ def test_only_the_mixed_images_move_running_statistics(monkeypatch: pytest.Monke
     assert not module.teacher.training  # asked in evaluation mode
 
 
-def test_the_rotation_head_does_not_decay_and_everything_is_trained() -> None:
-    module = ReMixMatch(C, backbone="wrn_10_1")
-    decayed, rest = module.parameter_groups()
-    parts = [id(p) for group in (decayed, rest) for p in group["params"]]
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"backbone": "wrn_10_1"},
+        {
+            "backbone": "timm/vit_tiny_patch16_224",
+            "backbone_args": {"depth": 2, "embed_dim": 24, "img_size": 32},
+            "optimizer": Optimizer("adamw", layer_decay=0.5),
+        },
+    ],
+)
+def test_the_rotation_head_does_not_decay_and_everything_is_trained(network: Any) -> None:
+    module = ReMixMatch(C, **network)
+    decayed, rest, *layers = module.parameter_groups()
+    parts = [id(p) for group in (decayed, rest, *layers) for p in group["params"]]
     assert sorted(parts) == sorted(id(p) for p in module.parameters())
     assert rest["weight_decay"] == 0
     inside = {id(p) for p in rest["params"]}
