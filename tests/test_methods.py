@@ -24,7 +24,7 @@ class Row:
     unlabeled: bool = True
     # What makes the unlabelled loss take part from the first step on.
     options: tuple[str, ...] = ()
-    # What takes BatchNorm out of the heads.
+    # What takes BatchNorm out of the heads, or partners in a batch.
     exact: tuple[str, ...] = ()
     # Which images the loss compares with each other: none, so that the loss of a batch is the mean
     # over its halves; those of one rank; those of all ranks.
@@ -85,6 +85,18 @@ ROWS = [
         "vat",
         {"train/loss_x", "train/loss_vat", "train/loss_entropy"},
         options=("--model.ramp", "0", "--model.lambda_entropy", "0.1"),
+    ),
+    Row(
+        "ReMixMatch",
+        "remixmatch",
+        {
+            *("train/loss_x", "train/loss_u", "train/loss_kl", "train/loss_rotation"),
+            *("train/pseudo_acc", "train/usable_bins"),
+            *(f"train/predicted_{c}" for c in range(10)),
+        },
+        options=("--model.ramp", "0", "--model.augment", "ctaugment"),
+        exact=("--model.alpha", "0"),
+        compares="all",
     ),
     Row(
         "PseudoLabel",

@@ -14,6 +14,7 @@ from lightning_ssl.augment.crops import (
     PadCrop,
     RandomResizedCrop,
 )
+from lightning_ssl.augment.ctaugment import CTAugment, CTAugmentProbe
 from lightning_ssl.augment.jitter import ColorJitter, HSVNoise
 from lightning_ssl.augment.presets import PRESETS, preset
 from lightning_ssl.augment.randaugment import RandAugment, fixmatch_pool
@@ -25,10 +26,12 @@ from lightning_ssl.augment.transforms import (
     Op,
     QuarterTurns,
 )
-from lightning_ssl.augment.views import Views
+from lightning_ssl.augment.views import View, Views
 
 __all__ = [
     "PRESETS",
+    "CTAugment",
+    "CTAugmentProbe",
     "ColorJitter",
     "Compose",
     "Custom",
@@ -46,6 +49,7 @@ __all__ = [
     "RandomApply",
     "RandomResizedCrop",
     "Transform",
+    "View",
     "Views",
     "apply_slots",
     "color",

@@ -1,9 +1,9 @@
 """Colour operations on a batch, with one parameter per image.
 
 Every function takes float images in [0, 1], ``(N, C, H, W)`` with C 1 or 3, and parameters ``(N,)``
-on the CPU, and equals ``torchvision.transforms.v2.functional`` on each image alone. Images of one
-channel have no colour: `color`, `hue` and `grayscale` return them unchanged. `hsv_noise` is not
-torchvision's.
+on the CPU or the images' device, and equals ``torchvision.transforms.v2.functional`` on each image
+alone. Images of one channel have no colour: `color`, `hue` and `grayscale` return them unchanged.
+`hsv_noise` is not torchvision's.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """Neighbourhood filters and noise on a batch, with one parameter per image.
 
-Float images in [0, 1], ``(N, C, H, W)``; parameters ``(N,)`` on the CPU.
+Float images in [0, 1], ``(N, C, H, W)``; parameters ``(N,)`` on the CPU or, but for
+`gaussian_blur`, on the images' device.
 """
 
 import torch

@@ -1,8 +1,9 @@
 """Geometric operations on a batch, with one parameter per image.
 
-Images ``(N, C, H, W)``, floats in [0, 1]; parameters ``(N,)`` on the CPU. Rotation, shear and
-translation sample the nearest pixel, as PIL's ``Image.transform`` and torchvision do unless told
-otherwise, and fill with black, PIL's and FixMatch's choice.
+Images ``(N, C, H, W)``, floats in [0, 1]; parameters ``(N,)`` on the CPU or, but for quarter turns
+and flips, on the images' device. Rotation, shear and translation sample the nearest pixel, as PIL's
+``Image.transform`` and torchvision do unless told otherwise, and fill with black, PIL's and
+FixMatch's choice.
 """
 
 import torch
@@ -18,12 +19,12 @@ def affine(images: Tensor, matrix: Tensor, fill: float = 0.0) -> Tensor:
     Args:
         images: Images ``(N, C, H, W)``.
         matrix: ``(N, 2, 3)``, from output to input coordinates ``(x, y, 1)``, in pixels from the
-            image's centre (torchvision's inverse matrix), on the CPU.
+            image's centre (torchvision's inverse matrix).
         fill: Value of pixels from outside the image.
     """
     height, width = images.shape[-2:]
     # grid_sample counts in units of half a side; dividing after the map is torchvision's order.
-    theta = matrix / torch.tensor([[width / 2], [height / 2]])
+    theta = matrix / move(torch.tensor([[width / 2], [height / 2]]), matrix)
     a, b, c = move(theta, images)[..., None, None].unbind(2)  # each (N, 2, 1, 1): for x and for y
     x = torch.arange(width, device=images.device, dtype=images.dtype) - (width - 1) / 2
     y = torch.arange(height, device=images.device, dtype=images.dtype) - (height - 1) / 2
@@ -118,7 +119,7 @@ def cutout_(images: Tensor, side: Tensor, centre: Tensor, fill: float = 0.5) -> 
 
 def _interval(first: Tensor, length: Tensor, size: int) -> Tensor:
     """Indicator ``(N, size)`` of ``[first, first + length)``, float."""
-    position = torch.arange(size) - first[:, None]
+    position = torch.arange(size, device=first.device) - first[:, None]
     return ((position >= 0) & (position < length[:, None])).float()
 
 

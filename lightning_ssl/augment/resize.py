@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_ssl.augment.base import SlotFunction, apply_slots, in_chunks, move, to_float
+from lightning_ssl.augment.base import in_chunks, move, to_float
 
 
 def _triangle(x: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def _triangle(x: Tensor) -> Tensor:
 
 
 def _box(x: Tensor) -> Tensor:
-    return ((x > -0.5) & (x <= 0.5)).to(x.dtype)
+    return ((x >= -0.5) & (x < 0.5)).to(x.dtype)  # PIL looks from the pixel to the centre
 
 
 def _bicubic(x: Tensor) -> Tensor:
@@ -134,16 +134,20 @@ def rescale(images: Tensor, level: Tensor, method: Tensor) -> Tensor:
 
     Args:
         images: Float images ``(N, C, H, W)``.
-        level: In [0, 1], ``(N,)``: the margin is ``level / 4`` of the side, rounded to pixels.
-        method: Index into :data:`METHODS`, int64 ``(N,)``, on the CPU.
+        level: In [0, 1], ``(N,)``, on the CPU or the images' device: the margin is ``level / 4`` of
+            the side, rounded to pixels.
+        method: Index into :data:`METHODS`, int64 ``(N,)``, likewise.
     """
-    height, width = images.shape[-2:]
-    margin = level.double()[:, None] * 0.25 * torch.tensor([height, width])
-    first = margin.round()
-    last = (torch.tensor([height, width]) - margin).round()
-    box = torch.cat([first, last - first], 1).long()
+    level, method = move(level, images), move(method, images)
 
-    def resample(name: str) -> SlotFunction:
-        return lambda part, rows, slot: resized_crop(part, box[rows], (height, width), name)
+    def along(side: int) -> Tensor:
+        margin = level * 0.25 * side
+        first = margin.round()
+        length = (side - margin).round() - first
+        # All six, as on a device only the device knows which one an image needs.
+        tables = torch.stack([weights(first, length, side, side, name) for name in METHODS])
+        return tables[method, torch.arange(len(method), device=method.device)]
 
-    return apply_slots(images, method[:, None], [resample(name) for name in METHODS])
+    rows, columns = (along(side) for side in images.shape[-2:])
+    out = images @ columns[:, None].transpose(2, 3)
+    return (rows[:, None] @ out).clamp_(0, 1)

@@ -1,9 +1,9 @@
 """Tone operations on a batch: solarize, posterize, equalize and their kin.
 
-Float images in [0, 1], ``(N, C, H, W)``; parameters ``(N,)`` on the CPU. They equal
-``torchvision.transforms.v2.functional`` on float images. `posterize` and `equalize` quantise by
-definition; `solarize` compares with a threshold, so that on images of 8 bits any threshold between
-two neighbouring levels does the same.
+Float images in [0, 1], ``(N, C, H, W)``; parameters ``(N,)`` on the CPU or the images' device. They
+equal ``torchvision.transforms.v2.functional`` on float images. `posterize` and `equalize` quantise
+by definition; `solarize` compares with a threshold, so that on images of 8 bits any threshold
+between two neighbouring levels does the same.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """From uint8 images to the named views a method asks for."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,24 @@ from lightning_ssl.seeding import make_generator
 Override = Transform | Callable[[Tensor], Tensor]
 
 
+class View(NamedTuple):
+    """A view that a method makes with a transform of its own; what that drew is returned.
+
+    Attributes:
+        transform: The transform.
+        copies: Views of each image, at least 1.
+        after: The preset or override that comes first, such as ``weak``; None for the image itself.
+    """
+
+    transform: Transform
+    copies: int = 1
+    after: str | None = None
+
+
+Declared = int | Transform | View
+"""What a method says of a view."""
+
+
 class Views(nn.Module):
     """Turn uint8 images into normalised float views, for the whole batch, on its device.
 
@@ -24,8 +42,7 @@ class Views(nn.Module):
     Args:
         views: What a method declares: stream to view to the number of copies, such as
             ``{"labeled": {"weak": 1}, "unlabeled": {"weak": 1, "strong": 1}}``. Instead of a number
-            a :class:`Transform` of the method's own may stand: one copy, and what it drew is
-            returned.
+            a :class:`View` may stand, or for one copy its :class:`Transform` alone.
         size: Side of the images in pixels.
         mean: Mean of each channel, in units of [0, 1].
         std: Standard deviation of each channel.
@@ -41,7 +58,7 @@ class Views(nn.Module):
 
     def __init__(
         self,
-        views: Mapping[str, Mapping[str, int | Transform]],
+        views: Mapping[str, Mapping[str, Declared]],
         size: int,
         *,
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
@@ -57,15 +74,15 @@ class Views(nn.Module):
         _check(views, overrides)
         multicrop = any("local" in declared for declared in views.values())
 
-        def pipeline(name: str, value: int | Transform) -> _Pipeline:
-            if isinstance(value, Transform):
-                return _pipeline(1, value, normalize, owned=True)
+        def named(name: str) -> Transform:
             if name not in overrides:
-                made = preset(name, size, hflip=hflip, multicrop=multicrop)
-                return _pipeline(value, made, normalize)
+                return preset(name, size, hflip=hflip, multicrop=multicrop)
             override = overrides[name]
-            made = override if isinstance(override, Transform) else Custom(override)
-            return _pipeline(value, made, normalize)
+            return override if isinstance(override, Transform) else Custom(override)
+
+        def pipeline(name: str, value: Declared) -> _Pipeline:
+            own, copies, first = _parts(name, value)
+            return _pipeline(copies, [] if first is None else [named(first)], normalize, own)
 
         # Not a ModuleDict: a method's own transform stays registered with the method alone.
         self._pipelines = {
@@ -111,8 +128,8 @@ class Views(nn.Module):
             generator = make_generator(self.seed, "views", stream, name, step)
             drawn = view.transform.draw(copies * batch * world_size, generator)
             drawn = take(drawn, _rank_rows(copies, batch, rank, world_size))
-            if view.owned:
-                kept[name] = drawn if view.composed else drawn["0"]
+            if view.own is not None:
+                kept[name] = view.own_draws(drawn)
             drawn = {**drawn, str(len(view.pipeline.transforms) - 1): {}}  # of the normalisation
             result = view.pipeline.apply_from(first, source.flatten(0, 1), drawn).to(dtype)
             out[name] = result.view(copies, batch, *result.shape[1:])
@@ -179,20 +196,33 @@ class _Pipeline(NamedTuple):
     """The transform and the normalisation."""
     crop: RandomResizedCrop | None
     """The leading crop, which workers may cut."""
-    owned: bool
-    """Whether the method owns the transform and wants to know what it drew."""
-    composed: bool
-    """Whether the transform was a `Compose` already."""
+    start: int
+    """Where the method's own transform starts."""
+    own: Transform | None
+    """The transform that the method owns; it wants to know what that drew."""
+
+    def own_draws(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        """Find what the method's own transform drew, as it drew it."""
+        if not isinstance(self.own, Compose):
+            return cast(dict[str, Any], drawn[str(self.start)])
+        return {str(i): drawn[str(self.start + i)] for i in range(len(self.own.transforms))}
 
 
 def _pipeline(
-    copies: int, transform: Transform, normalize: Normalize, owned: bool = False
+    copies: int, before: list[Transform], normalize: Normalize, own: Transform | None = None
 ) -> _Pipeline:
-    composed = isinstance(transform, Compose)
-    compose = transform if isinstance(transform, Compose) else Compose([transform])
-    first = next(iter(compose), None)
+    transform = Compose([*before, *([] if own is None else [own])])
+    first = next(iter(transform), None)
     crop = first if isinstance(first, RandomResizedCrop) else None
-    return _Pipeline(copies, compose, Compose([compose, normalize]), crop, owned, composed)
+    pipeline, start = Compose([transform, normalize]), len(Compose(before).transforms)
+    return _Pipeline(copies, transform, pipeline, crop, start, own)
+
+
+def _parts(name: str, value: Declared) -> tuple[Transform | None, int, str | None]:
+    """The method's own transform, the number of copies, and the name of what comes first."""
+    if isinstance(value, int):
+        return None, value, name
+    return value if isinstance(value, View) else View(value)
 
 
 def _source(
@@ -216,11 +246,10 @@ def _rank_rows(copies: int, batch: int, rank: int, world_size: int) -> Tensor:
     return rows[:, rank].flatten()
 
 
-def _check(
-    views: Mapping[str, Mapping[str, int | Transform]], overrides: Mapping[str, Override]
-) -> None:
-    declared = {name for names in views.values() for name in names}
-    owned = {name for n in views.values() for name, v in n.items() if isinstance(v, Transform)}
+def _check(views: Mapping[str, Mapping[str, Declared]], overrides: Mapping[str, Override]) -> None:
+    parts = [(name, *_parts(name, value)) for v in views.values() for name, value in v.items()]
+    owned = {name for name, own, _, _ in parts if own is not None}
+    declared = {name for name, _, _, _ in parts} | {first for *_, first in parts if first}
     unknown, taken = set(overrides) - declared, set(overrides) & owned
     if unknown:
         raise ValueError(
@@ -234,12 +263,11 @@ def _check(
         )
     for stream, names in views.items():
         for name, value in names.items():
-            if isinstance(value, Transform):
-                continue
-            if value < 1:
-                raise ValueError(f"`views[{stream!r}][{name!r}]` must be at least 1, got {value}.")
-            if name not in PRESETS and name not in overrides:
+            _, copies, made = _parts(name, value)
+            if copies < 1:
+                raise ValueError(f"`views[{stream!r}][{name!r}]` must be at least 1, got {copies}.")
+            if made not in (None, *PRESETS, *overrides):
                 raise ValueError(
                     f"`views[{stream!r}]` must name presets {PRESETS} or `overrides` "
-                    f"{tuple(sorted(overrides))}, got {name!r}."
+                    f"{tuple(sorted(overrides))}, got {made!r}."
                 )

@@ -1,0 +1,159 @@
+"""ReMixMatch: aligned guesses, strong views anchored on weak ones, MixUp, rotation, CTAugment."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_ssl.augment import CTAugmentProbe, View
+from lightning_ssl.augment.geometry import quarter_turns
+from lightning_ssl.losses import (
+    align,
+    cross_entropy,
+    mixup,
+    sharpen,
+    softmax,
+    weighted_cross_entropy,
+)
+from lightning_ssl.methods.averages import ExponentialMean, WindowMean, uniform
+from lightning_ssl.methods.base import ViewSpec
+from lightning_ssl.methods.magnitudes import MagnitudesModule
+from lightning_ssl.methods.mixing import draw_mixup
+from lightning_ssl.methods.ramp import check_fraction, check_weights, ramp_up
+from lightning_ssl.models import LinearHead, keep_statistics
+from lightning_ssl.types import Batch, as_batch
+
+
+class ReMixMatch(MagnitudesModule):
+    r"""ReMixMatch: one aligned, sharpened guess per image is the target of all its views.
+
+    .. math::
+        q_j = \operatorname{sharpen}\big(\operatorname{align}(\hat p(\alpha(u_j))), T\big), \qquad
+        \frac{1}{|X'|} \sum_{X'} H(q', p(x')) + w(t) \Big[ \lambda_u \frac{1}{|U'|} \sum_{U'}
+        H(q', p(u')) + \lambda_{kl} \frac{1}{U} \sum_j H(q_j, p(\mathcal{A}_1(u_j))) \Big] +
+        \lambda_{rot} \frac{1}{U} \sum_j H(k_j, r(\mathcal{A}_1(u_j)^{k_j}))
+
+    Labelled images, the weak and the K strong views of unlabelled ones, with their labels and
+    guesses, are mixed with rows of one permutation of all of them; :math:`X'` are those that were
+    labelled for the most part, :math:`U'` the others. :math:`r` is a second head, which tells by
+    how many quarters :math:`k_j` an image was turned. With CTAugment the strong views learn their
+    magnitudes from what the averaged network predicts for probes of the labelled images.
+
+    Reference: Berthelot et al., 2020, https://arxiv.org/abs/1911.09785, and its code.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        lambda_u: Weight of the mixed unlabelled images relative to the labelled ones, at least 0.
+        lambda_kl: Weight of the first strong view as it is, at least 0.
+        lambda_rotation: Weight of the rotation loss, at least 0.
+        strong_views: Strong views K of an unlabelled image, at least 1.
+        temperature: T of the guess, in (0, 1]; 1 does not sharpen.
+        alpha: Both parameters of the Beta distribution of the mixing weights, at least 0; 0 mixes
+            nothing.
+        ramp: Fraction of the run's updates over which ``lambda_u`` and ``lambda_kl`` rise from 0.
+        class_counts: How often each class occurs, for the alignment; taken from the labelled images
+            on the command line. None for a running mean over labelled batches.
+        **kwargs: ``augment``: ``randaugment`` for the strong views and weak labelled images, or the
+            paper's ``ctaugment`` for both, which needs some hundred updates to find its magnitudes;
+            and arguments of :class:`SSLModule`; ``ema_decay`` must be above 0.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        lambda_u: float = 1.5,
+        lambda_kl: float = 0.5,
+        lambda_rotation: float = 0.5,
+        strong_views: int = 2,
+        temperature: float = 0.5,
+        alpha: float = 0.75,
+        ramp: float = 0.1,
+        class_counts: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        check_weights(lambda_u=lambda_u, lambda_kl=lambda_kl, lambda_rotation=lambda_rotation)
+        check_weights(alpha=alpha)
+        if strong_views < 1:
+            raise ValueError(f"`strong_views` must be at least 1, got {strong_views}.")
+        if not 0 < temperature <= 1:
+            raise ValueError(f"`temperature` must be in (0, 1], got {temperature}.")
+        self.lambda_u, self.lambda_kl, self.lambda_rotation = lambda_u, lambda_kl, lambda_rotation
+        self.strong_views, self.temperature, self.alpha = strong_views, temperature, alpha
+        self.ramp = check_fraction("ramp", ramp)
+        self.rotation: nn.Module = LinearHead(self.num_features, 4)
+        self.predicted = WindowMean(uniform(num_classes), 128)
+        self.counted = class_counts is not None
+        counts = torch.tensor(class_counts if self.counted else [1] * num_classes).float()
+        if len(counts) != num_classes or counts.sum() <= 0:
+            raise ValueError(
+                f"`class_counts` must be {num_classes} numbers, one above 0, got {class_counts}."
+            )
+        self.occurring = ExponentialMean(counts / counts.sum())
+
+    @property
+    def views(self) -> ViewSpec:
+        """The labelled images and their probes; a weak and K strong views of the others."""
+        if self.ctaugment is None:
+            return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1, "strong": self.strong_views}}
+        strong = View(self.ctaugment, self.strong_views, after="weak")
+        labeled = {"strong": strong._replace(copies=1), "probe": View(CTAugmentProbe(), 1, "weak")}
+        return {"labeled": labeled, "unlabeled": {"weak": 1, "strong": strong}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of the optimizer: weight decay on kernels, not on the rotation head's."""
+        kernels, rest, *layers = super().parameter_groups()  # the heads come first
+        head = self.rotation.weight
+        kernels["params"] = [p for p in kernels["params"] if p is not head]
+        rest["params"].append(head)
+        return [kernels, rest, *layers]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The weighted sum of four losses, see :meth:`SSLModule.training_step`."""
+        batch = as_batch(batch)
+        x, u = batch.labeled, batch.unlabeled
+        (images_x,) = x.views["weak" if self.ctaugment is None else "strong"]
+        (weak,), strong = u.views["weak"], u.views["strong"]
+        labels = functional.one_hot(x.target, self.num_classes).float()
+        guess = self._guess(weak, labels)
+
+        images = torch.cat([images_x, weak, *strong])
+        target = torch.cat([labels.to(guess), guess.repeat(1 + len(strong), 1)])
+        partner, weight = draw_mixup(len(images), self.alpha, images)
+        logits, target = self(mixup(images, partner, weight)), mixup(target, partner, weight)
+        b = len(labels)
+        loss_x = weighted_cross_entropy(logits[:b], target[:b])
+        loss_u = weighted_cross_entropy(logits[b:], target[b:])
+        with keep_statistics(self):
+            loss_kl = weighted_cross_entropy(self(strong[0]), guess)
+            loss_rotation = self._rotation_loss(strong[0])
+        unlabeled = self.lambda_u * loss_u + self.lambda_kl * loss_kl
+        loss = loss_x + ramp_up(self, self.ramp) * unlabeled + self.lambda_rotation * loss_rotation
+
+        self.log_losses(loss, x=loss_x, u=loss_u, kl=loss_kl, rotation=loss_rotation)
+        self.log_pseudo_accuracy(guess, u.hidden_target)
+        self.log_classes("predicted", self.predicted.value)
+        self.learn_magnitudes(x)
+        return loss
+
+    @torch.no_grad()
+    def _guess(self, weak: Tensor, labels: Tensor) -> Tensor:
+        """Aligned and sharpened prediction ``(U, C)``; the means take this batch in afterwards."""
+        with keep_statistics(self):
+            probs = softmax(self(weak))
+        aligned = align(probs, self.occurring.value, self.predicted.value)
+        self.predicted.update(probs.mean(dim=0))
+        if not self.counted:
+            self.occurring.update(labels.mean(dim=0))
+        return sharpen(aligned, temperature=self.temperature)
+
+    def _rotation_loss(self, images: Tensor) -> Tensor:
+        """Turn a quarter of the images of all processes by each angle, and ask for it."""
+        turns = (torch.arange(len(images)) + self.global_rank * len(images)) % 4
+        features = self.embed(quarter_turns(images, turns))
+        return cross_entropy(self.rotation(features), turns.to(images.device, non_blocking=True))
