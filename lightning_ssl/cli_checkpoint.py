@@ -7,7 +7,7 @@ import torch
 
 LINKED = (
     *("num_classes", "num_labeled", "num_unlabeled", "class_counts", "in_channels"),
-    "image_std",
+    *("image_std", "image_side"),
 )
 DATA = "lightning_ssl.data.SSLDataModule"
 

@@ -2,6 +2,7 @@
 
 from lightning_ssl.models.backbones import build_backbone
 from lightning_ssl.models.heads import LinearHead, MLPHead, PredictionHead, ProjectionHead
+from lightning_ssl.models.maps import features_and_map
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
 from lightning_ssl.models.preact_resnet import PreActResNet50
 from lightning_ssl.models.resnet_v2 import ResNet20V2
@@ -19,6 +20,7 @@ __all__ = [
     "ResNet20V2",
     "WideResNet",
     "build_backbone",
+    "features_and_map",
     "keep_statistics",
     "load_weights",
 ]
