@@ -1,46 +1,45 @@
-"""Self-adaptive fairness: confident predictions shall be as diverse as all of them have been."""
+"""Fairness: confident predictions shall not narrow down to a few classes."""
 
+import torch
 from torch import Tensor
 
+from lightning_ssl.losses.basic import promote
 
-def fairness_loss(
-    mean: Tensor, histogram: Tensor, past_mean: Tensor, past_histogram: Tensor
-) -> Tensor:
-    r"""Negative cross-entropy between two distributions over classes.
+
+def fairness_loss(probs: Tensor, histogram: Tensor, past: Tensor, past_histogram: Tensor) -> Tensor:
+    r"""Negative cross-entropy between what was predicted and what is, each over its histogram.
 
     .. math::
-        \sum_c N(\tilde p / \tilde h)_c \, \log N(\bar p / \bar h)_c, \qquad
-        N(v) = v / \textstyle\sum_c v_c
+        \sum_c N\Big(\frac{\tilde p}{\tilde h}\Big)_c \log N\Big(\frac{\bar p}{\bar h}\Big)_c,
+        \qquad N(v) = \frac{v}{\sum_c v_c}, \quad \frac{v}{0} := 0
 
-    Less of it is more cross-entropy to the past. A quotient by 0 counts as 0.
+    It is added to a loss: minimised, it makes the two distributions differ.
 
-    Reference: Wang et al., 2022, https://arxiv.org/abs/2205.07246, eq. 11 to 13; the constant in
-    the logarithm and the quotients by 0 are of TorchSSL.
+    Reference: Wang et al., 2023, https://arxiv.org/abs/2205.07246, eq. 11; the constant in the
+    logarithm is that of its code.
 
     Args:
-        mean: Mean :math:`\bar p` of the predictions that learn, over those that are kept, ``(C,)``,
-            up to a positive factor.
-        histogram: Share :math:`\bar h` of each class among their hard labels, ``(C,)``, up to the
-            same factor; zero if none is kept.
-        past_mean: Running mean :math:`\tilde p` of all predictions, ``(C,)``, sums to 1; no
-            gradient flows through it.
-        past_histogram: Running share :math:`\tilde h` of their hard labels, ``(C,)``; likewise.
+        probs: Mean or sum of the predictions that count, :math:`\bar p` up to a factor, ``(C,)``.
+        histogram: How many of them are most probably of each class, :math:`\bar h` up to a factor,
+            ``(C,)``; no gradient flows through it. Where all are 0 the loss is 0.
+        past: Moving average :math:`\tilde p` ``(C,)``; no gradient flows through it.
+        past_histogram: Moving average :math:`\tilde h` ``(C,)``.
 
     Returns:
-        Scalar in nats, at most 0; 0 if nothing is kept.
+        Scalar in nats, at most 0, float32 at least.
 
     Example:
-        >>> import torch
-        >>> even = torch.tensor([0.5, 0.5])
-        >>> round(fairness_loss(torch.tensor([0.3, 0.3]), even, even, even).item(), 4)
-        -0.6931
+        >>> even, one = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+        >>> round(fairness_loss(one, even, even, even).item(), 4)
+        -1.204
     """
-    past = _normalized_quotient(past_mean.detach(), past_histogram.detach())
-    now = _normalized_quotient(mean, histogram.detach())
-    return (past * (now + 1e-12).log()).sum() * histogram.detach().any()
+    now = _normalized(promote(probs), histogram)
+    before = _normalized(promote(past).detach(), past_histogram.detach())
+    loss = (before * (now + 1e-12).log()).sum()
+    return torch.where((histogram > 0).any(), loss, 0 * loss)
 
 
-def _normalized_quotient(mean: Tensor, histogram: Tensor) -> Tensor:
-    quotient = (mean / histogram.where(histogram > 0, 1)) * (histogram > 0)
-    total = quotient.sum()
-    return quotient / total.where(total > 0, 1)
+def _normalized(probs: Tensor, histogram: Tensor) -> Tensor:
+    used = histogram > 0
+    quotient = torch.where(used, probs / torch.where(used, histogram, 1), 0)
+    return quotient / quotient.sum().clamp(min=torch.finfo(quotient.dtype).tiny)

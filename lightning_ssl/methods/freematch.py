@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from torch import Tensor, tensor
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import cross_entropy, fairness_loss, pseudo_label_loss, softmax
-from lightning_ssl.methods.averages import ExponentialMean, uniform
 from lightning_ssl.methods.ramp import check_weights
+from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 
@@ -56,9 +56,7 @@ class FreeMatch(WeakStrongModule):
         if not 0 <= clip[0] <= clip[1] <= 1:
             raise ValueError(f"`clip` must be in [0, 1] and not fall, got {tuple(clip)}.")
         self.lambda_fairness, self.clip = lambda_fairness, clip
-        self.confidence = ExponentialMean(tensor(1 / num_classes), decay)
-        self.mean_probs = ExponentialMean(uniform(num_classes), decay)
-        self.label_share = ExponentialMean(uniform(num_classes), decay)
+        self.adaptive = SelfAdaptiveThresholds(num_classes, decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled, unlabelled and fairness loss, see :meth:`SSLModule.training_step`."""
@@ -66,7 +64,8 @@ class FreeMatch(WeakStrongModule):
         logits_x, logits_weak, logits_strong = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         probs = softmax(logits_weak)
-        thresholds = self._thresholds(probs)
+        self.adaptive.update(probs)
+        thresholds = self.adaptive.thresholds(self.clip)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
         loss_fairness = self._fairness(logits_strong, mask)
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * loss_fairness
@@ -76,15 +75,6 @@ class FreeMatch(WeakStrongModule):
         self.log_classes("threshold", thresholds)
         return loss
 
-    def _thresholds(self, probs: Tensor) -> Tensor:
-        """Threshold of each class ``(C,)``, after this batch was taken in."""
-        confidence, label = probs.max(dim=1)
-        self.confidence.update(confidence.mean())
-        self.mean_probs.update(probs.mean(dim=0))
-        self.label_share.update(one_hot(label, self.num_classes).to(probs.dtype).mean(dim=0))
-        mean = self.mean_probs.value
-        return self.confidence.value.clamp(*self.clip) * mean / mean.max()
-
     def _fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Fairness loss of the kept rows of all processes; a common factor does not matter."""
         probs = softmax(logits)
@@ -92,4 +82,5 @@ class FreeMatch(WeakStrongModule):
         mean, histogram = (
             mean_over_ranks((rows * mask[:, None]).mean(dim=0)) for rows in (probs, labels)
         )
-        return fairness_loss(mean, histogram, self.mean_probs.value, self.label_share.value)
+        past = self.adaptive.probs.value, self.adaptive.histogram.value
+        return fairness_loss(mean, histogram, *past)

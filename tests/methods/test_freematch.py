@@ -62,9 +62,9 @@ def test_sixty_steps_equal_loops(clip, weight, decay, scale):
         expected = expected + weight * fairness_by_loops(kept, mean, histogram)
         compare(loss, expected, (x, strong), weak)
     assert 0 < sum(kept_counts) < 360
-    torch.testing.assert_close(module.confidence.value.item(), tau, **EXACT)
-    torch.testing.assert_close(module.mean_probs.value.tolist(), mean, **EXACT)
-    torch.testing.assert_close(module.label_share.value.tolist(), histogram, **EXACT)
+    torch.testing.assert_close(module.adaptive.confidence.value.item(), tau, **EXACT)
+    torch.testing.assert_close(module.adaptive.probs.value.tolist(), mean, **EXACT)
+    torch.testing.assert_close(module.adaptive.histogram.value.tolist(), histogram, **EXACT)
 
 
 def test_fairness_is_added_so_that_learning_spreads_the_predictions():
