@@ -117,7 +117,6 @@ ROWS = [
         "FreeMatch",
         "freematch",
         _PSEUDO | {"train/loss_fairness"} | _classes("threshold"),
-        options=("--model.lambda_fairness", "0.1"),
         compares="all",
     ),
     Row(

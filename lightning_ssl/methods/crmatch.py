@@ -33,7 +33,7 @@ class CRMatch(SSLModule):
     R unlabelled images turned by k quarter turns: as many as there are labelled ones in the step,
     or a few more where the unlabelled batch is no multiple of the labelled one.
 
-    Reference: Fan et al., 2021, https://arxiv.org/abs/2112.05825, and the first author's code in
+    Reference: Fan et al., 2021, https://arxiv.org/abs/2112.05825, in the form of
     microsoft/Semi-supervised-learning.
 
     Args:
