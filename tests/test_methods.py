@@ -251,7 +251,7 @@ def test_half_precision_stays_close(row: Row) -> None:
 def without_views(row: Row) -> tuple[str, str]:
     """Every view is the image itself: what is drawn depends on the step."""
     method = getattr(methods, row.name)
-    sizes = {name: 8 for name in ("image_side",) if name in signature(method).parameters}
+    sizes = {"image_side": 8} if "image_side" in signature(method).parameters else {}
     views = method(2, backbone="wrn_10_1", **sizes).views
     names = sorted({name for declared in views.values() for name in declared})
     return "--data.views", f"{{{', '.join(f'{name}: torch.nn.Identity' for name in names)}}}"
