@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_ssl.lars import EPS, TRUST, LarsRateInMomentum
 
 OptimizerName = Literal["sgd", "adam", "adamw", "lars"]
-ScheduleName = Literal["constant", "cosine", "cosine_7_16", "cosine_early", "step"]
+ScheduleName = Literal["constant", "cosine", "cosine_7_16", "cosine_part", "cosine_early", "step"]
 
 
 def _check(config: object, rules: dict[str, tuple[bool, str]]) -> None:
@@ -83,12 +83,14 @@ class Schedule:
 
     Args:
         name: Shape after the warm-up: `cosine` ends at `final`, `cosine_7_16` is FixMatch's
-            cos(7 pi t / 16 S), which ends at 0.195, `cosine_early` reaches `final` `warmup` updates
+            cos(7 pi t / 16 S), which ends at 0.195, `cosine_part` is AdaMatch's, the same curve
+            as far as `final`, `cosine_early` reaches `final` `warmup` updates
             before the end and rises again, as suncet's did before it was corrected, `step`
             multiplies by `gamma` after each milestone.
         warmup: Updates of linear warm-up; update number `warmup` is the first at the full rate.
         warmup_start: Fraction of the rate at update 0 of a warm-up.
-        final: Fraction of the rate where `cosine` ends, the least of `cosine_early`.
+        final: Fraction of the rate where `cosine` and `cosine_part` end, the least of
+            `cosine_early`.
         milestones: Updates, counted from the start of the run, after which `step` lowers the rate;
             the update of that number still has the old one.
         gamma: Factor at each milestone.
@@ -128,7 +130,8 @@ def multiplier(step: int, total: float, schedule: Schedule) -> float:
 
     With :math:`t` and :math:`S` the updates done and to do after the warm-up, ``cosine`` is
     :math:`f + (1 - f)(1 + \cos(\pi t / S)) / 2` and ``cosine_7_16`` is
-    :math:`\cos(7 \pi t / 16 S)` (https://arxiv.org/abs/2001.07685).
+    :math:`\cos(7 \pi t / 16 S)` (https://arxiv.org/abs/2001.07685), ``cosine_part``
+    :math:`\cos(t \arccos(f) / S)` (google-research/adamatch).
 
     Args:
         step: Update, 0 for the first; beyond ``total`` the last value holds.
@@ -157,6 +160,8 @@ def multiplier(step: int, total: float, schedule: Schedule) -> float:
         done = (step - schedule.warmup) / max(1, total - 2 * schedule.warmup)
     if schedule.name == "cosine_7_16":
         return math.cos(7 / 16 * math.pi * done)
+    if schedule.name == "cosine_part":
+        return math.cos(math.acos(schedule.final) * done)
     return schedule.final + (1 - schedule.final) * _half_cosine(done)
 
 

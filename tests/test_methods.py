@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ class Row:
     # What takes BatchNorm out of the heads, or partners in a batch.
     exact: tuple[str, ...] = ()
     # Which images the loss compares with each other: none, so that the loss of a batch is the mean
-    # over its halves; those of one rank; those of all ranks.
+    # over its halves; those of one rank; those of all ranks, or the state that a batch leaves.
     compares: Literal["none", "rank", "all"] = "none"
     # What rounding the embeddings may change; a temperature of 0.1 multiplies it by ten.
     rounding: float = 0.0
@@ -53,6 +54,13 @@ def _projection(
         compares="all",
         rounding=0.2,
     )
+
+
+_PSEUDO = {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"}
+
+
+def _classes(name: str) -> set[str]:
+    return {f"train/{name}_{digit}" for digit in range(10)}
 
 
 ROWS = [
@@ -103,6 +111,40 @@ ROWS = [
         "pseudo_label",
         {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
         options=("--model.ramp", "0", "--model.threshold", "0.15"),
+    ),
+    Row(
+        "FlexMatch",
+        "flexmatch",
+        _PSEUDO | _classes("threshold"),
+        compares="all",
+    ),
+    Row(
+        "AdaMatch",
+        "adamatch",
+        _PSEUDO | {"train/threshold"} | _classes("labeled_share") | _classes("unlabeled_share"),
+        options=("--model.ramp", "0", "--model.threshold", "0.5"),
+        compares="all",
+    ),
+    Row(
+        "FreeMatch",
+        "freematch",
+        _PSEUDO | {"train/loss_fairness"} | _classes("threshold"),
+        compares="all",
+    ),
+    Row(
+        "SoftMatch",
+        "softmatch",
+        {
+            *("train/loss_x", "train/loss_u", "train/pseudo_acc", "train/weight"),
+            *("train/confidence_mean", "train/confidence_std"),
+        },
+        compares="all",
+    ),
+    Row(
+        "CRMatch",
+        "crmatch",
+        _PSEUDO | {"train/loss_distance", "train/loss_rotation"},
+        options=("--model.threshold", "0.15"),
     ),
     Row(
         "MOAM",
@@ -225,7 +267,9 @@ def test_half_precision_stays_close(row: Row) -> None:
 
 def without_views(row: Row) -> tuple[str, str]:
     """Every view is the image itself: what is drawn depends on the step."""
-    views = getattr(methods, row.name)(2, backbone="wrn_10_1").views
+    method = getattr(methods, row.name)
+    sizes = {"image_side": 8} if "image_side" in signature(method).parameters else {}
+    views = method(2, backbone="wrn_10_1", **sizes).views
     names = sorted({name for declared in views.values() for name in declared})
     return "--data.views", f"{{{', '.join(f'{name}: torch.nn.Identity' for name in names)}}}"
 

@@ -192,6 +192,12 @@ class TestMultiplier:
         assert multiplier(10, 110, warm) == 1.0
         assert multiplier(60, 110, warm) == pytest.approx(math.cos(7 * math.pi / 32))
 
+    def test_adamatch(self):
+        schedule = Schedule("cosine_part", final=0.25)
+        for step, expected in ((0, 1), (50, math.sqrt(0.625)), (100, 0.25), (150, 0.25)):
+            # cos(x / 2) = sqrt((1 + cos x) / 2)
+            assert multiplier(step, 100, schedule) == pytest.approx(expected, abs=1e-15)
+
     def test_s4l(self):
         schedule = Schedule("step", warmup=2500, milestones=(70000, 80000, 90000))
         table = {0: 0, 1250: 0.5, 2500: 1, 70000: 1, 70001: 0.1, 80001: 0.01, 99999: 0.001}

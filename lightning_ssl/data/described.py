@@ -205,6 +205,11 @@ class DescribedData(pl.LightningDataModule):
         """``std`` for methods, whose hyper-parameters must not share a name with the data's."""
         return self.std
 
+    @property
+    def image_side(self) -> int:
+        """``image_size`` for methods, likewise."""
+        return self.image_size
+
     @cached_property
     def split(self) -> Split:
         """Which training images are labelled, unlabelled and set apart for validation."""

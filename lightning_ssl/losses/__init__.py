@@ -11,7 +11,9 @@ from lightning_ssl.losses.basic import (
     weighted_cross_entropy,
 )
 from lightning_ssl.losses.contrastive import nt_xent_loss, suncet_loss
+from lightning_ssl.losses.distance import distance_loss
 from lightning_ssl.losses.entropy import entropy
+from lightning_ssl.losses.fairness import fairness_loss
 from lightning_ssl.losses.mixup import mixup
 from lightning_ssl.losses.neighbors import cosine, smooth_labels, soft_nearest_neighbors
 from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets
@@ -33,7 +35,9 @@ __all__ = (
     "confident",
     "cosine",
     "cross_entropy",
+    "distance_loss",
     "entropy",
+    "fairness_loss",
     "four_rotations",
     "full_precision",
     "kl_divergence",

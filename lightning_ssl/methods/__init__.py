@@ -1,7 +1,11 @@
 """Methods: one LightningModule per file, each with its own ``training_step``."""
 
+from lightning_ssl.methods.adamatch import AdaMatch
 from lightning_ssl.methods.base import SSLModule
+from lightning_ssl.methods.crmatch import CRMatch
 from lightning_ssl.methods.fixmatch import FixMatch
+from lightning_ssl.methods.flexmatch import FlexMatch
+from lightning_ssl.methods.freematch import FreeMatch
 from lightning_ssl.methods.moam import MOAM
 from lightning_ssl.methods.paws import PAWS
 from lightning_ssl.methods.pseudo_label import PseudoLabel
@@ -11,6 +15,7 @@ from lightning_ssl.methods.s4l_exemplar import S4LExemplar
 from lightning_ssl.methods.s4l_rotation import S4LRotation
 from lightning_ssl.methods.simclr import SimCLR
 from lightning_ssl.methods.simclr_ct import SimCLRCT
+from lightning_ssl.methods.softmatch import SoftMatch
 from lightning_ssl.methods.suncet import SuNCEt
 from lightning_ssl.methods.supervised import Supervised
 from lightning_ssl.methods.vat import VAT
@@ -19,7 +24,11 @@ __all__ = (
     "MOAM",
     "PAWS",
     "VAT",
+    "AdaMatch",
+    "CRMatch",
     "FixMatch",
+    "FlexMatch",
+    "FreeMatch",
     "PseudoLabel",
     "ReMixMatch",
     "RoPAWS",
@@ -28,6 +37,7 @@ __all__ = (
     "SSLModule",
     "SimCLR",
     "SimCLRCT",
+    "SoftMatch",
     "SuNCEt",
     "Supervised",
 )

@@ -3,6 +3,7 @@
 from lightning_ssl.models.backbones import build_backbone
 from lightning_ssl.models.heads import LinearHead, MLPHead, PredictionHead, ProjectionHead
 from lightning_ssl.models.layers import layer_scales
+from lightning_ssl.models.maps import features_and_map
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
 from lightning_ssl.models.preact_resnet import PreActResNet50
 from lightning_ssl.models.resnet_v2 import ResNet20V2
@@ -20,6 +21,7 @@ __all__ = [
     "ResNet20V2",
     "WideResNet",
     "build_backbone",
+    "features_and_map",
     "keep_statistics",
     "layer_scales",
     "load_weights",

@@ -100,6 +100,7 @@ class PAWSWideResNet(nn.Module):
         self.layer1, self.layer2, self.layer3 = groups
         final = bn_momentum if final_bn_momentum is None else final_bn_momentum
         self.bn1 = norm_2d(channels[-1], norm, eps=_BN_EPS, momentum=final)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features.
@@ -111,4 +112,5 @@ class PAWSWideResNet(nn.Module):
             Features ``(B, num_features)``.
         """
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return activate(self.bn1, x).mean(dim=(2, 3))
+        out: Tensor = self.avgpool(activate(self.bn1, x))
+        return out.flatten(1)

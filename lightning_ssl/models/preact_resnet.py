@@ -63,6 +63,7 @@ class PreActResNet50(nn.Module):
                 inner = outer
             self.stages.append(group)
         self.bn = norm_2d(inner, norm, eps=BN_EPS, momentum=bn_momentum)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.num_features = inner
         self.apply(init_glorot)
 
@@ -79,4 +80,5 @@ class PreActResNet50(nn.Module):
         if not self.small_stem:
             # With zeros, which may be larger than what is there: not MaxPool2d's own padding.
             x = self.pool(pad(x, (1, 1, 1, 1)))
-        return activate(self.bn, self.stages(x)).mean(dim=(2, 3))
+        out: Tensor = self.avgpool(activate(self.bn, self.stages(x)))
+        return out.flatten(1)

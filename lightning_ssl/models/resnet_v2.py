@@ -49,6 +49,7 @@ class ResNet20V2(nn.Module):
             stride = 1 if inner == 16 else 2
             project = unit(inner, middle, outer, stride=stride)
             self.stages.append(nn.Sequential(project, unit(outer, middle, outer, stride=1)))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.apply(init_glorot)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,5 +61,5 @@ class ResNet20V2(nn.Module):
         Returns:
             Features ``(B, 256)``.
         """
-        features: Tensor = self.stages(activate(self.bn1, self.conv1(x)))
-        return features.mean(dim=(2, 3))
+        out: Tensor = self.avgpool(self.stages(activate(self.bn1, self.conv1(x))))
+        return out.flatten(1)

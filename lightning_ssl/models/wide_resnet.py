@@ -120,6 +120,7 @@ class WideResNet(nn.Module):
                 group.append(block)
             self.groups.append(group)
         self.bn = make_norm(channels[-1])
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.apply(_init_conv)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,7 +132,8 @@ class WideResNet(nn.Module):
         Returns:
             Features ``(B, num_features)``.
         """
-        return activate(self.bn, self.groups(self.stem(x)), _leaky).mean(dim=(2, 3))
+        out: Tensor = self.avgpool(activate(self.bn, self.groups(self.stem(x)), _leaky))
+        return out.flatten(1)
 
 
 def _init_conv(module: nn.Module) -> None:

@@ -1,0 +1,72 @@
+"""FlexMatch: FixMatch with a threshold per class that follows what has been learnt."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
+from lightning_ssl.methods.class_memory import ClassMemory, Mapping
+from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.types import Batch, as_batch
+
+
+class FlexMatch(WeakStrongModule):
+    r"""FlexMatch: classes that are learnt later need less confidence.
+
+    .. math::
+        \frac{1}{B} \sum_b H(y_b, p(\alpha(x_b))) + \lambda_u \frac{1}{\mu B} \sum_j
+        \mathbb{1}[\max \hat p(\alpha(u_j)) \ge \mathcal{T}(\hat y_j)] \;
+        H(\hat y_j, p(\mathcal{A}(u_j))), \quad \hat y_j = \arg\max \hat p(\alpha(u_j))
+
+    The thresholds :math:`\mathcal{T}(c)` come from what
+    :class:`~lightning_ssl.methods.class_memory.ClassMemory` knew before this batch: at the start
+    they are 0.
+
+    Reference: Zhang et al., 2021, https://arxiv.org/abs/2110.08263, eq. 5 to 12.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        num_unlabeled: Length of the unlabelled list; taken from the data on the command line.
+        threshold: Confidence in [0, 1] from which a prediction is remembered, and which the
+            thresholds approach.
+        mapping: Threshold of a class by its share of what is remembered: ``convex``, ``linear`` or
+            ``concave``.
+        warmup: Whether the images that were never predicted with confidence keep the thresholds
+            low.
+        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
+        **kwargs: Arguments of
+            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            and of :class:`SSLModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_unlabeled: int,
+        threshold: float = 0.95,
+        mapping: Mapping = "convex",
+        warmup: bool = True,
+        lambda_u: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, lambda_u, **kwargs)
+        self.memory = ClassMemory(num_classes, num_unlabeled, threshold, mapping, warmup)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
+        batch = as_batch(batch)
+        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        loss_x = cross_entropy(logits_x, batch.labeled.target)
+        probs = softmax(logits_weak)
+        thresholds = self.memory.thresholds()
+        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
+        self.memory.update(probs, batch.unlabeled.index)
+        loss = loss_x + self.lambda_u * loss_u
+
+        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
+        self.log_classes("threshold", thresholds)
+        return loss

@@ -1,0 +1,86 @@
+"""FreeMatch: thresholds that rise with the confidence of the network, and fairness."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from lightning_ssl.distributed import mean_over_ranks
+from lightning_ssl.losses import cross_entropy, fairness_loss, pseudo_label_loss, softmax
+from lightning_ssl.methods.ramp import check_weights
+from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
+from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.types import Batch, as_batch
+
+
+class FreeMatch(WeakStrongModule):
+    r"""FreeMatch: FixMatch whose thresholds are running means of the predictions themselves.
+
+    .. math::
+        \frac{1}{B} \sum_b H(y_b, p(\alpha(x_b))) + \lambda_u \frac{1}{\mu B} \sum_j
+        \mathbb{1}[\max \hat p(\alpha(u_j)) \ge \tau(\hat y_j)] \; H(\hat y_j, p(\mathcal{A}(u_j)))
+        + \lambda_f L_f, \quad \tau(c) = \tau \, \frac{\tilde p_c}{\max_k \tilde p_k}
+
+    with the running means of the confidence, :math:`\tau`, and of the predictions on weak views,
+    :math:`\tilde p`, both with this batch, and :math:`L_f` of
+    :func:`~lightning_ssl.losses.fairness_loss` on the strong views that are kept.
+
+    Reference: Wang et al., 2022, https://arxiv.org/abs/2205.07246, eq. 5 to 14.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        lambda_fairness: Weight of the fairness loss, at least 0.
+        decay: Decay of the running means, in [0, 1); the paper has 0.999, which needs thousands of
+            updates.
+        clip: Least and greatest :math:`\tau`, both in [0, 1]; the paper has 0.9 and 0.95 on SVHN.
+        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
+        **kwargs: Arguments of
+            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            and of :class:`SSLModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        lambda_fairness: float = 0.001,
+        decay: float = 0.99,
+        clip: tuple[float, float] = (0.0, 1.0),
+        lambda_u: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, lambda_u, **kwargs)
+        check_weights(lambda_fairness=lambda_fairness)
+        if not 0 <= clip[0] <= clip[1] <= 1:
+            raise ValueError(f"`clip` must be in [0, 1] and not fall, got {tuple(clip)}.")
+        self.lambda_fairness, self.clip = lambda_fairness, clip
+        self.adaptive = SelfAdaptiveThresholds(num_classes, decay)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Labelled, unlabelled and fairness loss, see :meth:`SSLModule.training_step`."""
+        batch = as_batch(batch)
+        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        loss_x = cross_entropy(logits_x, batch.labeled.target)
+        probs = softmax(logits_weak)
+        self.adaptive.update(probs)
+        thresholds = self.adaptive.thresholds(self.clip)
+        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
+        loss_fairness = self._fairness(logits_strong, mask)
+        loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * loss_fairness
+
+        self.log_losses(loss, x=loss_x, u=loss_u, fairness=loss_fairness)
+        self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
+        self.log_classes("threshold", thresholds)
+        return loss
+
+    def _fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Fairness loss of the kept rows of all processes; a common factor does not matter."""
+        probs = softmax(logits)
+        labels = one_hot(probs.argmax(dim=1), self.num_classes).to(probs.dtype)
+        mean, histogram = (
+            mean_over_ranks((rows * mask[:, None]).mean(dim=0)) for rows in (probs, labels)
+        )
+        past = self.adaptive.probs.value, self.adaptive.histogram.value
+        return fairness_loss(mean, histogram, *past)

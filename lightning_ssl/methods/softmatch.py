@@ -1,0 +1,86 @@
+"""SoftMatch: every pseudo-label counts, the less confident ones less."""
+
+from typing import Any
+
+from torch import Tensor, tensor
+
+from lightning_ssl.distributed import gather
+from lightning_ssl.losses import align, cross_entropy, softmax, weighted_cross_entropy
+from lightning_ssl.methods.averages import ExponentialMean, uniform
+from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.types import Batch, as_batch
+
+
+class SoftMatch(WeakStrongModule):
+    r"""SoftMatch: FixMatch with a weight of each pseudo-label in place of a threshold.
+
+    .. math::
+        \frac{1}{B} \sum_b H(y_b, p(\alpha(x_b))) + \lambda_u \frac{1}{\mu B} \sum_j
+        w(c_j) \, H(\arg\max \hat p(\alpha(u_j)), p(\mathcal{A}(u_j))), \quad
+        w(c) = \exp\Big(-\frac{\min\{c - \mu, 0\}^2}{2 \sigma^2 / n_\sigma^2}\Big)
+
+    The confidence :math:`c_j` is the largest probability after the predictions were aligned with
+    the uniform distribution; the label is that of the predictions as they are. :math:`\mu` and
+    :math:`\sigma^2` are running means of the mean and the unbiased variance of the confidences of
+    a batch, with this batch.
+
+    Reference: Chen et al., 2023, https://arxiv.org/abs/2301.10921, eq. 6 to 9.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        n_sigma: :math:`n_\sigma`, above 0: how fast the weight falls below the mean confidence.
+        decay: Decay of the running means, in [0, 1); the paper has 0.999, which needs thousands of
+            updates.
+        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
+        **kwargs: Arguments of
+            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            and of :class:`SSLModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        n_sigma: float = 2.0,
+        decay: float = 0.99,
+        lambda_u: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, lambda_u, **kwargs)
+        if not n_sigma > 0:
+            raise ValueError(f"`n_sigma` must be above 0, got {n_sigma}.")
+        self.n_sigma = n_sigma
+        self.mean_probs = ExponentialMean(uniform(num_classes), decay)
+        self.mean = ExponentialMean(tensor(1 / num_classes), decay)
+        self.variance = ExponentialMean(tensor(1.0), decay)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Labelled plus weighted unlabelled loss, see :meth:`SSLModule.training_step`."""
+        batch = as_batch(batch)
+        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        loss_x = cross_entropy(logits_x, batch.labeled.target)
+        probs = softmax(logits_weak)
+        weight = self._weights(probs)
+        loss_u = weighted_cross_entropy(logits_strong, probs.argmax(dim=1), weight)
+        loss = loss_x + self.lambda_u * loss_u
+
+        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_pseudo_accuracy(probs, batch.unlabeled.hidden_target)
+        self.log("train/weight", weight.mean())
+        self.log("train/confidence_mean", self.mean.value)
+        self.log("train/confidence_std", self.variance.value.sqrt())
+        return loss
+
+    def _weights(self, probs: Tensor) -> Tensor:
+        """Weight of each row ``(B,)`` in [0, 1], after this batch was taken in."""
+        self.mean_probs.update(probs.mean(dim=0))
+        model = self.mean_probs.value
+        confidence = align(probs, uniform(self.num_classes).to(model), model).amax(dim=1)
+        # The variance of the whole batch, which is not the mean of the processes' variances.
+        everyone = gather(confidence)
+        self.mean.update(everyone.mean())
+        self.variance.update(everyone.var())
+        below = (confidence - self.mean.value).clamp(max=0)
+        return (-below.square() * self.n_sigma**2 / (2 * self.variance.value)).exp()

@@ -1,0 +1,94 @@
+"""FlexMatch over many steps against a loop over images."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_ssl.methods import FlexMatch
+from lightning_ssl.types import Batch, Samples
+
+from steps import best, compare, cross_entropy, labeled_loss, on_logits, rows, teach, view
+
+MAPPINGS = {
+    "convex": lambda x: x / (2 - x),
+    "linear": lambda x: x,
+    "concave": lambda x: math.log(1 + x) / math.log(2),
+}
+
+
+def thresholds_by_loops(memory, tau, mapping, warmup):
+    """Equations 5 to 11 of https://arxiv.org/abs/2110.08263 for four classes."""
+    counts = [sum(entry == c for entry in memory) for c in range(4)]
+    most = max(counts)
+    if warmup:
+        most = max(most, sum(entry == -1 for entry in memory))
+    return [tau * MAPPINGS[mapping](count / most if most else 0.0) for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "warmup", "tau", "lambda_u"),
+    [("convex", True, 0.9, 1.0), ("convex", False, 0.9, 2.0), ("linear", True, 0.8, 0.5),
+     ("concave", True, 0.95, 1.0), ("concave", False, 0.7, 1.0)],
+)  # fmt: skip
+def test_sixty_steps_equal_loops(mapping, warmup, tau, lambda_u):
+    generator = torch.Generator().manual_seed(1)
+    module = FlexMatch(4, 30, tau, mapping, warmup, lambda_u, backbone="wrn_10_1")
+    on_logits(module)
+    memory, kept = [-1] * 30, []
+    for step in range(60):
+        x, weak, strong = (view(generator, n, 4, 3.0) for n in (3, 8, 8))
+        target = torch.randint(4, (3,), generator=generator)
+        index = torch.randperm(30, generator=generator)[:8]
+        u = Samples({"weak": weak, "strong": strong}, index=index)
+        loss = module.training_step(Batch(step, Samples({"weak": x}, target), u), step)
+
+        thresholds = thresholds_by_loops(memory, tau, mapping, warmup)
+        unlabeled = torch.zeros((), dtype=torch.float64)
+        for probs, z, n in zip(teach(weak), rows(strong), index.tolist(), strict=True):
+            label = best(probs)
+            passes = probs[label] >= thresholds[label]
+            kept.append(passes)
+            if passes:
+                unlabeled = unlabeled + cross_entropy(z, label)
+            if probs[label] >= tau:
+                memory[n] = label  # only the thresholds of the next step see it
+        expected = labeled_loss(x, target) + lambda_u * unlabeled / 8
+        compare(loss, expected, (x, strong), weak)
+        assert module.memory.classes.tolist() == memory
+    assert all(kept[:8])  # thresholds of 0
+    assert not all(kept)
+
+
+def one_step(module, logits_weak, index, strong=None):
+    weak = torch.tensor(logits_weak, dtype=torch.float64).view(1, -1, 2, 1, 1)
+    strong = torch.zeros_like(weak) if strong is None else strong
+    u = Samples({"weak": weak, "strong": strong}, index=torch.tensor(index))
+    x = Samples({"weak": torch.zeros(1, 1, 2, 1, 1, dtype=torch.float64)}, torch.tensor([0]))
+    return module.training_step(Batch(0, x, u), 0).item() - math.log(2)
+
+
+def test_a_batch_is_masked_by_what_was_known_before_it():
+    module = on_logits(FlexMatch(2, 2, 0.9, warmup=False, backbone="wrn_10_1"))
+    # Nothing is known: all thresholds are 0, and unconfident images count, too.
+    assert one_step(module, [[5.0, 0.0], [0.1, 0.0]], [0, 1]) == pytest.approx(math.log(2))
+    # Class 0 has all that is remembered, its threshold is 0.9 now; class 1 has none.
+    assert one_step(module, [[0.1, 0.0], [0.0, 0.1]], [0, 1]) == pytest.approx(math.log(2) / 2)
+    # The unconfident prediction erased nothing.
+    assert module.memory.classes.tolist() == [0, -1]
+
+
+def test_what_is_remembered_is_stored_with_the_weights():
+    module = on_logits(FlexMatch(2, 3, backbone="wrn_10_1"))
+    one_step(module, [[0.0, 9.0], [0.0, 0.0]], [2, 0])
+    assert module.state_dict()["memory.classes"].tolist() == [-1, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [("threshold", 1.2, r"in \[0, 1\]"), ("mapping", "cubic", "one of"),
+     ("num_unlabeled", 0, "at least 1"), ("lambda_u", -1, "at least 0")],
+)  # fmt: skip
+def test_errors_name_argument_and_value(option, value, allowed):
+    with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got '?{value}"):
+        FlexMatch(**{"num_classes": 4, "num_unlabeled": 9, "backbone": "wrn_10_1", option: value})

@@ -1,0 +1,124 @@
+"""FreeMatch over many steps against a loop over images and classes."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_ssl.losses import fairness_loss
+from lightning_ssl.methods import FreeMatch
+from lightning_ssl.types import Batch, Samples
+
+from steps import EXACT, best, compare, cross_entropy, labeled_loss, on_logits, rows, teach, view
+
+
+def normalized_quotient(mean, histogram):
+    quotient = [m / h if h > 0 else 0.0 for m, h in zip(mean, histogram, strict=True)]
+    return [q / sum(quotient) for q in quotient]
+
+
+def fairness_by_loops(kept, past_mean, past_histogram):
+    """Equations 11 to 13 of https://arxiv.org/abs/2205.07246 on the kept strong predictions."""
+    if not kept:
+        return torch.zeros((), dtype=torch.float64)
+    probs = [torch.exp(z) / torch.exp(z).sum() for z in kept]
+    classes = range(len(past_mean))
+    mean = [sum(p[c] for p in probs) / len(kept) for c in classes]
+    histogram = [sum(best(p.tolist()) == c for p in probs) / len(kept) for c in classes]
+    past, now = (
+        normalized_quotient(m, h) for m, h in ((past_mean, past_histogram), (mean, histogram))
+    )
+    return sum(past[c] * torch.log(torch.as_tensor(now[c]) + 1e-12) for c in classes)
+
+
+@pytest.mark.parametrize(
+    ("clip", "weight", "decay", "scale"),
+    [((0.0, 1.0), 0.5, 0.9, 2.0), ((0.9, 0.95), 0.01, 0.8, 3.0), ((0.0, 0.3), 1.0, 0.99, 1.0)],
+)
+def test_sixty_steps_equal_loops(clip, weight, decay, scale):
+    generator = torch.Generator().manual_seed(2)
+    module = on_logits(FreeMatch(4, weight, decay, clip, 1.5, backbone="wrn_10_1"))
+    tau, mean, histogram, kept_counts = 0.25, [0.25] * 4, [0.25] * 4, []
+    for step in range(60):
+        x, weak, strong = (view(generator, n, 4, scale) for n in (3, 6, 6))
+        target = torch.randint(4, (3,), generator=generator)
+        batch = Batch(step, Samples({"weak": x}, target), Samples({"weak": weak, "strong": strong}))
+        loss = module.training_step(batch, step)
+
+        taught = teach(weak)
+        tau = decay * tau + (1 - decay) * sum(max(p) for p in taught) / 6
+        for c in range(4):
+            mean[c] = decay * mean[c] + (1 - decay) * sum(p[c] for p in taught) / 6
+            share = sum(best(p) == c for p in taught) / 6
+            histogram[c] = decay * histogram[c] + (1 - decay) * share
+        overall = min(max(tau, clip[0]), clip[1])
+        kept, unlabeled = [], torch.zeros((), dtype=torch.float64)
+        for p, z in zip(taught, rows(strong), strict=True):
+            if max(p) >= overall * mean[best(p)] / max(mean):
+                kept.append(z)
+                unlabeled = unlabeled + cross_entropy(z, best(p))
+        kept_counts.append(len(kept))
+        expected = labeled_loss(x, target) + 1.5 * unlabeled / 6
+        expected = expected + weight * fairness_by_loops(kept, mean, histogram)
+        compare(loss, expected, (x, strong), weak)
+    assert 0 < sum(kept_counts) < 360
+    torch.testing.assert_close(module.adaptive.confidence.value.item(), tau, **EXACT)
+    torch.testing.assert_close(module.adaptive.probs.value.tolist(), mean, **EXACT)
+    torch.testing.assert_close(module.adaptive.histogram.value.tolist(), histogram, **EXACT)
+
+
+def test_fairness_is_added_so_that_learning_spreads_the_predictions():
+    logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 0.5]], requires_grad=True)
+    even = torch.tensor([0.5, 0.5])
+    histogram = torch.tensor([2 / 3, 1 / 3])
+    loss = fairness_loss(logits.softmax(1).mean(0), histogram, torch.tensor([0.2, 0.8]), even)
+    (gradient,) = torch.autograd.grad(loss, logits)
+
+    def cross_entropy_to_the_past(values):
+        now = values.softmax(1).mean(0) / histogram
+        return -(torch.tensor([0.2, 0.8]) * (now / now.sum()).log()).sum()
+
+    better = cross_entropy_to_the_past(logits.detach() - 0.1 * gradient)
+    assert better > cross_entropy_to_the_past(logits.detach())
+    assert loss.item() == pytest.approx(-cross_entropy_to_the_past(logits).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fairness_of_nothing_is_nothing(dtype):
+    mean = torch.zeros(3, dtype=dtype, requires_grad=True)
+    zeros, even = torch.zeros(3, dtype=dtype), torch.full((3,), 1 / 3, dtype=dtype)
+    loss = fairness_loss(mean, zeros, even, even)
+    (gradient,) = torch.autograd.grad(loss, mean)
+    assert loss == 0
+    assert torch.equal(gradient, zeros)
+
+
+def test_a_class_that_is_not_kept_counts_as_zero():
+    mean = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
+    histogram = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    even = torch.full((3,), 1 / 3, dtype=torch.float64)
+    loss = fairness_loss(mean, histogram, even, even)
+    expected = (math.log(2 / 3 + 1e-12) + math.log(1 / 3 + 1e-12) + math.log(1e-12)) / 3
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, mean)
+    assert gradient[2] == 0
+    assert gradient.isfinite().all()
+
+
+def test_the_first_batch_is_masked_by_thresholds_that_know_it():
+    module = on_logits(FreeMatch(2, 0.0, 0.0, backbone="wrn_10_1"))  # no memory of the past
+    weak = torch.tensor([[4.0, 0.0], [1.0, 0.0]], dtype=torch.float64).view(1, 2, 2, 1, 1)
+    u = Samples({"weak": weak, "strong": torch.zeros_like(weak)})
+    x = Samples({"weak": torch.zeros(1, 1, 2, 1, 1, dtype=torch.float64)}, torch.tensor([0]))
+    # The overall threshold is the mean of both confidences, not 1 / 2: one image is kept.
+    assert module.training_step(Batch(0, x, u), 0).item() == pytest.approx(1.5 * math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [("decay", 1.0, r"in \[0, 1\)"), ("clip", (0.9, 0.8), r"in \[0, 1\] and not fall"),
+     ("clip", (0.9, 1.2), r"in \[0, 1\]"), ("lambda_fairness", -1, "at least 0")],
+)  # fmt: skip
+def test_errors_name_argument_and_value(option, value, allowed):
+    with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got"):
+        FreeMatch(4, backbone="wrn_10_1", **{option: value})

@@ -1,0 +1,69 @@
+"""SoftMatch over many steps against a loop over images."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_ssl.methods import SoftMatch
+from lightning_ssl.types import Batch, Samples
+
+from steps import EXACT, best, compare, cross_entropy, labeled_loss, on_logits, rows, teach, view
+
+
+def aligned(probs, past):
+    """A row times 1/4 over the running mean, summing to 1 again."""
+    row = [p * (0.25 + 1e-6) / (q + 1e-6) for p, q in zip(probs, past, strict=True)]
+    return [value / sum(row) for value in row]
+
+
+@pytest.mark.parametrize(("n_sigma", "decay"), [(2.0, 0.9), (3.0, 0.5), (1.0, 0.99)])
+def test_sixty_steps_equal_loops(n_sigma, decay):
+    generator = torch.Generator().manual_seed(3)
+    module = on_logits(SoftMatch(4, n_sigma, decay, 1.5, backbone="wrn_10_1"))
+    past, mu, variance, other_labels, whole = [0.25] * 4, 0.25, 1.0, 0, 0
+    for step in range(60):
+        x, weak, strong = (view(generator, n, 4, 2.0) for n in (3, 6, 6))
+        with torch.no_grad():
+            weak[:, :, 0] += 1  # a class that is predicted too often, which alignment corrects
+        target = torch.randint(4, (3,), generator=generator)
+        batch = Batch(step, Samples({"weak": x}, target), Samples({"weak": weak, "strong": strong}))
+        loss = module.training_step(batch, step)
+
+        taught = teach(weak)
+        for c in range(4):
+            past[c] = decay * past[c] + (1 - decay) * sum(p[c] for p in taught) / 6
+        confidences = [max(aligned(p, past)) for p in taught]
+        mean = sum(confidences) / 6
+        spread = sum((c - mean) ** 2 for c in confidences) / 5  # unbiased: one less than the batch
+        mu = decay * mu + (1 - decay) * mean
+        variance = decay * variance + (1 - decay) * spread
+        unlabeled = torch.zeros((), dtype=torch.float64)
+        for p, c, z in zip(taught, confidences, rows(strong), strict=True):
+            weight = math.exp(-((min(c - mu, 0.0)) ** 2) / (2 * variance / n_sigma**2))
+            whole += weight == 1.0
+            unlabeled = unlabeled + weight * cross_entropy(z, best(p))
+            other_labels += best(p) != best(aligned(p, past))
+        expected = labeled_loss(x, target) + 1.5 * unlabeled / 6
+        compare(loss, expected, (x, strong), weak)
+    assert other_labels > 5  # labels are those before the alignment, where it matters
+    assert 50 < whole < 350
+    torch.testing.assert_close(module.mean_probs.value.tolist(), past, **EXACT)
+    torch.testing.assert_close(module.mean.value.item(), mu, **EXACT)
+    torch.testing.assert_close(module.variance.value.item(), variance, **EXACT)
+
+
+def test_the_statistics_start_at_an_even_guess_and_variance_one():
+    module = SoftMatch(5, backbone="wrn_10_1")
+    assert module.mean.value.item() == pytest.approx(0.2)
+    assert module.variance.value.item() == 1
+    torch.testing.assert_close(module.mean_probs.value, torch.full((5,), 0.2))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [("decay", -0.1, r"in \[0, 1\)"), ("n_sigma", 0, "above 0"), ("lambda_u", -1, "at least 0")],
+)
+def test_errors_name_argument_and_value(option, value, allowed):
+    with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got {value}"):
+        SoftMatch(4, backbone="wrn_10_1", **{option: value})

@@ -1,0 +1,62 @@
+"""The configs of FixMatch's successors: FixMatch's budget, and what each of them changes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_ssl.cli_configs import find_config
+
+from test_recipes import different
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load(Path(find_config(name)).read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "changes"),
+    [
+        ("flexmatch", "fixmatch", {}),
+        ("crmatch", "fixmatch", {}),
+        ("softmatch", "fixmatch", {"n_sigma": 2.0, "decay": 0.999}),
+        ("freematch", "fixmatch", {"lambda_fairness": 0.001, "decay": 0.999}),
+        ("freematch_svhn", "freematch", {"clip": [0.9, 0.95]}),
+        ("flexmatch_cifar100", "fixmatch_cifar100", {}),
+        ("flexmatch_stl10", "fixmatch_stl10", {}),
+        (
+            "adamatch_usb",
+            "fixmatch",
+            {"threshold": 0.95, "decay": 0.999, "simple": True, "ramp": 0},
+        ),
+    ],
+)
+def test_only_the_method_changes(name: str, like: str, changes: dict[str, Any]) -> None:
+    config, other = read(name), read(like)
+    changed = different(config["model"], other["model"]) - {"class_path"}
+    assert changed == {f"init_args.{option}" for option in changes}
+    assert {option: config["model"]["init_args"][option] for option in changes} == changes
+    assert config["trainer"] == other["trainer"]
+    assert {key: config["data"][key] for key in other["data"]} == other["data"]
+
+
+def test_adamatch() -> None:
+    config = read("adamatch")
+    options, data = config["model"]["init_args"], config["data"]
+    assert options["optimizer"] == {
+        **{"name": "sgd", "lr": 0.03, "momentum": 0.9, "nesterov": False},
+        "weight_decay": 1e-3,
+    }
+    assert options["schedule"] == {"name": "cosine_part", "final": 0.25}
+    assert (options["threshold"], options["window"], options["ramp"]) == (0.9, 128, 0.5)
+    # The original counts labelled images, 8 * 2^20 of them.
+    assert config["trainer"]["max_steps"] * data["batch_size"] == 8 * 2**20
+    assert data["unlabeled_batch_size"] == 3 * data["batch_size"]
+
+
+def test_flexmatch_on_imagenet() -> None:
+    config = read("flexmatch_imagenet")
+    options, data = config["model"]["init_args"], config["data"]
+    assert (options["threshold"], options["optimizer"]["weight_decay"]) == (0.7, 3e-4)
+    assert data["batch_size"] == data["unlabeled_batch_size"] == 128
