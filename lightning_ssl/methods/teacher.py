@@ -56,7 +56,8 @@ class TeacherModule(SSLModule, ABC):
             Logits ``(B, num_classes)``, without gradient.
         """
         teacher = self.teacher.train(training)
+        # The average may be in a higher precision than the weights; `dtype` would not know.
+        dtype = next(teacher.parameters()).dtype
         with keep_statistics(teacher):
-            # The average may be kept in a higher precision than the weights.
-            logits: Tensor = teacher(images.to(teacher.dtype))
+            logits: Tensor = teacher(images.to(dtype))
         return logits
