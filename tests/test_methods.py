@@ -24,7 +24,7 @@ class Row:
     unlabeled: bool = True
     # What makes the unlabelled loss take part from the first step on.
     options: tuple[str, ...] = ()
-    # What takes BatchNorm out of the heads.
+    # What takes BatchNorm out of the heads, or draws that belong to a batch of a rank.
     exact: tuple[str, ...] = ()
     # Which images the loss compares with each other: none, so that the loss of a batch is the mean
     # over its halves; those of one rank; those of all ranks.
@@ -55,6 +55,7 @@ def _projection(
     )
 
 
+THRESHOLDS = {f"train/threshold_{c}" for c in range(10)}
 ROWS = [
     Row("Supervised", "supervised", set(), unlabeled=False),
     Row(
@@ -91,6 +92,42 @@ ROWS = [
         "pseudo_label",
         {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
         options=("--model.ramp", "0", "--model.threshold", "0.15"),
+    ),
+    Row(
+        "PiModel",
+        "pi_model",
+        {"train/loss_x", "train/loss_u", "train/pseudo_acc"},
+        options=("--model.ramp", "0"),
+    ),
+    Row(
+        "MeanTeacher",
+        "mean_teacher",
+        {"train/loss_x", "train/loss_u", "train/pseudo_acc"},
+        options=("--model.ramp", "0"),
+    ),
+    Row(
+        "MixMatch",
+        "mixmatch",
+        {"train/loss_x", "train/loss_u", "train/pseudo_acc"},
+        options=("--model.ramp", "0"),
+        exact=("--model.alpha", "0"),
+    ),
+    Row(
+        "UDA",
+        "uda",
+        {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc", *THRESHOLDS},
+        options=(
+            *("--model.threshold", "0.15", "--model.class_thresholds", "true"),
+            *("--model.annealing", "log"),
+        ),
+        compares="all",
+    ),
+    Row(
+        "Dash",
+        "dash",
+        {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc", "train/rho"},
+        options=("--model.warmup", "0.25", "--model.period", "1"),
+        compares="all",
     ),
     Row(
         "MOAM",
@@ -180,7 +217,7 @@ def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
 
 @_each("none")
 def test_accumulation_equals_one_large_batch(row: Row) -> None:
-    same = without_views(row)
+    same = (*row.exact, *without_views(row))
     start(row, "two", 3, *EXACT, *same, "--trainer.accumulate_grad_batches", "2",
         "--trainer.val_check_interval", "6")  # fmt: skip
     start(row, "one", 3, *EXACT, *same,

@@ -1,9 +1,13 @@
 """Methods: one LightningModule per file, each with its own ``training_step``."""
 
 from lightning_ssl.methods.base import SSLModule
+from lightning_ssl.methods.dash import Dash
 from lightning_ssl.methods.fixmatch import FixMatch
+from lightning_ssl.methods.mean_teacher import MeanTeacher
+from lightning_ssl.methods.mixmatch import MixMatch
 from lightning_ssl.methods.moam import MOAM
 from lightning_ssl.methods.paws import PAWS
+from lightning_ssl.methods.pi_model import PiModel
 from lightning_ssl.methods.pseudo_label import PseudoLabel
 from lightning_ssl.methods.ropaws import RoPAWS
 from lightning_ssl.methods.s4l_exemplar import S4LExemplar
@@ -12,13 +16,19 @@ from lightning_ssl.methods.simclr import SimCLR
 from lightning_ssl.methods.simclr_ct import SimCLRCT
 from lightning_ssl.methods.suncet import SuNCEt
 from lightning_ssl.methods.supervised import Supervised
+from lightning_ssl.methods.uda import UDA
 from lightning_ssl.methods.vat import VAT
 
 __all__ = (
     "MOAM",
     "PAWS",
+    "UDA",
     "VAT",
+    "Dash",
     "FixMatch",
+    "MeanTeacher",
+    "MixMatch",
+    "PiModel",
     "PseudoLabel",
     "RoPAWS",
     "S4LExemplar",
