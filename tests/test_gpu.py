@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from test_methods import Row, each_method, start
 
 from lightning_ssl.augment import Views
 from lightning_ssl.callbacks import EMA, progress
@@ -10,6 +9,7 @@ from lightning_ssl.cli import run
 
 from probes import NoWaiting
 from runs import SMALL, load
+from test_methods import Row, each_method, start
 
 pytestmark = pytest.mark.gpu
 STREAMS = {

@@ -27,10 +27,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "VAT": {"lambda_vat": 1.0, "lambda_entropy": 0.1},
 }
 LABELS_ALONE = {"Supervised", "SuNCEt"}
-# Pseudo-labels are worth little where few predictions are right, and the tasks of S4L need longer
-# runs: that unlabelled images teach the task is tested instead.
-SLOW = {"MOAM", "PseudoLabel", "S4LExemplar", "S4LRotation"}
-POINTS = {"VAT": 0.05}
+# Pseudo-labels, guesses and equal predictions are worth little where few predictions are right, and
+# the tasks of S4L need longer runs: that unlabelled images teach the task is tested instead.
+SLOW = {"MOAM", "MixMatch", "PiModel", "PseudoLabel", "S4LExemplar", "S4LRotation"}
+# Weak views of digits only shift them, so that two of them say little more than one.
+POINTS = {"MeanTeacher": 0.05, "VAT": 0.05}
 HELPED = sorted({*methods.__all__} - {"SSLModule"} - LABELS_ALONE - SLOW)
 
 
@@ -105,14 +106,16 @@ def test_unlabelled_images_help(name: str, supervised: float) -> None:
 
 @pytest.mark.slow
 def test_unlabelled_images_help_with_twenty_labels_of_ten_digits() -> None:
-    """1,000 updates with the defaults; measured were 0.772, 0.847 and 0.903."""
+    """1,000 updates with the defaults; measured were 0.772, 0.847, 0.903, 0.867 and 0.956."""
     found = {}
-    for name in ("Supervised", "PseudoLabel", "VAT"):
+    for name in ("Supervised", "PseudoLabel", "VAT", "PiModel", "MixMatch"):
         metrics = fit(name, name, 1000, "--data.batch_size", "32",
                       "--data.unlabeled_batch_size", "128").trainer.callback_metrics  # fmt: skip
         found[name] = metrics["test/acc"].item()
     assert found["PseudoLabel"] >= found["Supervised"] + 0.04, found
     assert found["VAT"] >= found["Supervised"] + 0.08, found
+    assert found["PiModel"] >= found["Supervised"] + 0.05, found
+    assert found["MixMatch"] >= found["Supervised"] + 0.1, found
 
 
 @pytest.mark.parametrize("name", ["MOAM", "S4LRotation"])

@@ -25,7 +25,7 @@ class Row:
     unlabeled: bool = True
     # What makes the unlabelled loss take part from the first step on.
     options: tuple[str, ...] = ()
-    # What takes BatchNorm out of the heads, or partners in a batch.
+    # What takes BatchNorm out of the heads, or draws that belong to a batch of a rank.
     exact: tuple[str, ...] = ()
     # Which images the loss compares with each other: none, so that the loss of a batch is the mean
     # over its halves; those of one rank; those of all ranks, or the state that a batch leaves.
@@ -147,6 +147,48 @@ ROWS = [
         options=("--model.threshold", "0.15"),
     ),
     Row(
+        "PiModel",
+        "pi_model",
+        {"train/loss_x", "train/loss_u", "train/pseudo_acc"},
+        options=("--model.ramp", "0"),
+    ),
+    Row(
+        "MeanTeacher",
+        "mean_teacher",
+        {"train/loss_x", "train/loss_u", "train/pseudo_acc"},
+        options=("--model.ramp", "0"),
+    ),
+    Row(
+        "MixMatch",
+        "mixmatch",
+        {"train/loss_x", "train/loss_u", "train/pseudo_acc"},
+        options=("--model.ramp", "0"),
+        exact=("--model.alpha", "0"),
+    ),
+    Row(
+        "UDA",
+        "uda",
+        {
+            "train/loss_x",
+            "train/loss_u",
+            "train/mask_rate",
+            "train/pseudo_acc",
+            *_classes("threshold"),
+        },
+        options=(
+            *("--model.threshold", "0.15", "--model.class_thresholds", "true"),
+            *("--model.annealing", "log"),
+        ),
+        compares="all",
+    ),
+    Row(
+        "Dash",
+        "dash",
+        _PSEUDO | {"train/rho"},
+        options=("--model.warmup", "0.25", "--model.period", "1"),
+        compares="all",
+    ),
+    Row(
         "MOAM",
         "moam",
         {"train/loss_x", "train/loss_rotation", "train/loss_vat", "train/loss_entropy"},
@@ -239,7 +281,7 @@ def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
 
 @_each("none")
 def test_accumulation_equals_one_large_batch(row: Row) -> None:
-    same = without_views(row)
+    same = (*row.exact, *without_views(row))
     start(row, "two", 3, *EXACT, *same, "--trainer.accumulate_grad_batches", "2",
         "--trainer.val_check_interval", "6")  # fmt: skip
     start(row, "one", 3, *EXACT, *same,

@@ -3,11 +3,15 @@
 from lightning_ssl.methods.adamatch import AdaMatch
 from lightning_ssl.methods.base import SSLModule
 from lightning_ssl.methods.crmatch import CRMatch
+from lightning_ssl.methods.dash import Dash
 from lightning_ssl.methods.fixmatch import FixMatch
 from lightning_ssl.methods.flexmatch import FlexMatch
 from lightning_ssl.methods.freematch import FreeMatch
+from lightning_ssl.methods.mean_teacher import MeanTeacher
+from lightning_ssl.methods.mixmatch import MixMatch
 from lightning_ssl.methods.moam import MOAM
 from lightning_ssl.methods.paws import PAWS
+from lightning_ssl.methods.pi_model import PiModel
 from lightning_ssl.methods.pseudo_label import PseudoLabel
 from lightning_ssl.methods.remixmatch import ReMixMatch
 from lightning_ssl.methods.ropaws import RoPAWS
@@ -18,17 +22,23 @@ from lightning_ssl.methods.simclr_ct import SimCLRCT
 from lightning_ssl.methods.softmatch import SoftMatch
 from lightning_ssl.methods.suncet import SuNCEt
 from lightning_ssl.methods.supervised import Supervised
+from lightning_ssl.methods.uda import UDA
 from lightning_ssl.methods.vat import VAT
 
 __all__ = (
     "MOAM",
     "PAWS",
+    "UDA",
     "VAT",
     "AdaMatch",
     "CRMatch",
+    "Dash",
     "FixMatch",
     "FlexMatch",
     "FreeMatch",
+    "MeanTeacher",
+    "MixMatch",
+    "PiModel",
     "PseudoLabel",
     "ReMixMatch",
     "RoPAWS",

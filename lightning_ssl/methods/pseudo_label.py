@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import SSLModule, ViewSpec
+from lightning_ssl.methods.class_memory import ClassMemory
 from lightning_ssl.methods.ramp import check_fraction, check_weights, ramp_up
 from lightning_ssl.types import Batch, as_batch
 
@@ -21,13 +22,18 @@ class PseudoLabel(SSLModule):
 
     Reference: Lee, 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method
     for Deep Neural Networks"; the threshold, in place of none, as in Oliver et al., 2018,
-    https://arxiv.org/abs/1804.09170.
+    https://arxiv.org/abs/1804.09170; class thresholds (Flex-PseudoLabel) Zhang et al., 2021,
+    https://arxiv.org/abs/2110.08263.
 
     Args:
         num_classes: Number of classes; taken from the data on the command line.
         threshold: Confidence in [0, 1] above which a pseudo-label counts.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         ramp: Fraction of the run's updates over which ``lambda_u`` rises from 0.
+        class_thresholds: Whether the threshold is FlexMatch's of each class, at most ``threshold``,
+            see :class:`~lightning_ssl.methods.class_memory.ClassMemory`.
+        num_unlabeled: Length of the unlabelled list, which class thresholds need; taken from the
+            data on the command line.
         **kwargs: Arguments of :class:`SSLModule`.
 
     Raises:
@@ -40,12 +46,17 @@ class PseudoLabel(SSLModule):
         threshold: float = 0.95,
         lambda_u: float = 1.0,
         ramp: float = 0.4,
+        class_thresholds: bool = False,
+        num_unlabeled: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         check_weights(lambda_u=lambda_u)
         self.threshold, self.lambda_u = check_fraction("threshold", threshold), lambda_u
         self.ramp = check_fraction("ramp", ramp)
+        self.memory = (
+            ClassMemory(num_classes, num_unlabeled, threshold) if class_thresholds else None
+        )
 
     @property
     def views(self) -> ViewSpec:
@@ -59,9 +70,14 @@ class PseudoLabel(SSLModule):
         (logits_x,), (logits_u,) = self.forward_together(x.views["weak"], u.views["weak"])
         loss_x = cross_entropy(logits_x, x.target)
         probs = softmax(logits_u.detach())
-        loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=self.threshold)
+        threshold = self.threshold if self.memory is None else self.memory.thresholds()
+        loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=threshold)
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
+        if self.memory is not None:
+            self.memory.update(probs, u.index)
 
         self.log_losses(loss, x=loss_x, u=loss_u)
         self.log_pseudo_labels(probs, mask, u.hidden_target)
+        if isinstance(threshold, Tensor):
+            self.log_classes("threshold", threshold)
         return loss

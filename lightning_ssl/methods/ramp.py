@@ -1,4 +1,4 @@
-"""Weights that rise in the course of a run."""
+"""Weights that rise in the course of a run, and checks of arguments."""
 
 import math
 
@@ -20,16 +20,39 @@ def ramp_up(method: LightningModule, ramp: float) -> float:
     """
     if ramp == 0:
         return 1.0
+    return min(1.0, progress(method, f"`ramp` must be 0, got {ramp}") / ramp)
+
+
+def progress(method: LightningModule, otherwise: str) -> float:
+    """Fraction of the run's updates that are done.
+
+    Args:
+        method: The method, for the updates that are done and to do.
+        otherwise: What has to be set in a run without end.
+
+    Returns:
+        Fraction in [0, 1].
+
+    Raises:
+        ValueError: If the run has no end of which to take a fraction.
+    """
     total = method.trainer.estimated_stepping_batches
     if not math.isfinite(total):
-        raise ValueError(f"`ramp` must be 0 in a run without end (set `max_steps`), got {ramp}.")
-    return min(1.0, method.trainer.global_step / (ramp * total))
+        raise ValueError(f"{otherwise}, in a run without end (set `max_steps`).")
+    return min(1.0, method.trainer.global_step / total)
 
 
 def check_fraction(name: str, value: float) -> float:
     """Return ``value``, or raise a `ValueError` naming the argument if it is outside [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be in [0, 1], got {value}.")
+    return value
+
+
+def check_temperature(value: float) -> float:
+    """Return ``value``, or raise a `ValueError` if no temperature can be that low."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"`temperature` must be above 0, got {value}.")
     return value
 
 

@@ -8,6 +8,8 @@ from lightning_ssl.methods import PseudoLabel, pseudo_label
 from lightning_ssl.methods.ramp import ramp_up
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import Memory, cross_entropy, draw_batches, labeled_loss, linear, train_both
+
 
 @pytest.mark.parametrize(("threshold", "lambda_u"), [(0.95, 1.0), (0.85, 2.5), (0.0, 1.0)])
 def test_training_step_equals_loops(threshold, lambda_u, monkeypatch):
@@ -37,6 +39,29 @@ def test_training_step_equals_loops(threshold, lambda_u, monkeypatch):
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_sixty_steps_with_class_thresholds_equal_the_papers():
+    threshold, weight, memory, kept = 0.7, 2.0, Memory(12, 0.7), []
+
+    def loss_by_hand(step, predict, batch):
+        loss, u = labeled_loss(predict, batch), batch.unlabeled
+        rows, limits = predict(u.views["weak"][0]), memory.thresholds()
+        probs = rows.detach().softmax(1).tolist()
+        for p, z in zip(probs, rows, strict=True):
+            label = p.index(max(p))
+            kept.append(max(p) >= limits[label])
+            loss = loss + weight * kept[-1] * cross_entropy(z, label) / len(probs)
+        memory.update(probs, u.index.tolist())
+        return loss
+
+    module = linear(
+        "PseudoLabel", threshold, weight, ramp=0, class_thresholds=True, num_unlabeled=12
+    )
+    train_both(module, draw_batches(60, 12, weak=1), loss_by_hand)
+    assert module.memory.classes.tolist() == memory.classes
+    assert kept[:5] == [True] * 5  # thresholds are 0 at the start
+    assert False in kept
+
+
 class Trainer:
     def __init__(self, done, total):
         self.global_step, self.estimated_stepping_batches = done, total
@@ -56,7 +81,7 @@ def test_a_ramp_needs_an_end():
     module = PseudoLabel(4, backbone="wrn_10_1")
     module._trainer = Trainer(3, float("inf"))
     assert ramp_up(module, 0) == 1
-    with pytest.raises(ValueError, match=r"`ramp` must be 0 in a run without end .* got 0.4"):
+    with pytest.raises(ValueError, match=r"`ramp` must be 0, got 0\.4, in a run without end"):
         ramp_up(module, 0.4)
 
 

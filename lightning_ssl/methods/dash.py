@@ -1,0 +1,101 @@
+"""Dash: pseudo-labels whose loss is below a threshold that falls in the course of the run."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
+from lightning_ssl.methods.averages import WindowMean
+from lightning_ssl.methods.ramp import check_fraction, check_temperature, progress
+from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.types import Batch, as_batch
+
+
+class Dash(WeakStrongModule):
+    r"""Dash: the threshold starts at the loss of labelled images and falls geometrically.
+
+    .. math::
+        \frac{1}{B} \sum_b H(y_b, p(\alpha(x_b))) + \lambda_u \frac{1}{\mu B} \sum_j
+        \mathbb{1}[H(\arg\max \hat p_j, \hat p_j) \le \rho_k] \; H(q_j, p(\mathcal{A}(u_j))), \quad
+        \rho_k = \max(C \gamma^{-k} \rho_0, \rho_{min})
+
+    with :math:`\hat p_j = \hat p(\alpha(u_j))`. The target :math:`q_j` is
+    :math:`\operatorname{sharpen}(\hat p_j, T)` while :math:`\rho_k > \rho_{min}`, and the most
+    probable class afterwards. At first, in the warm-up, labelled images learn alone;
+    :math:`\rho_0` is their mean loss over its last 64 batches, and k counts the periods since.
+
+    Reference: Xu et al., 2021, https://arxiv.org/abs/2109.00650, algorithm 1; soft and hard targets
+    and the constants as in TorchSSL, which starts from the loss of its evaluation set.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        warmup: Fraction of the run's updates with labelled images alone, in [0, 1].
+        period: Fraction of the run's updates after which the threshold falls, in (0, 1].
+        gamma: Factor :math:`\gamma` by which it falls, at least 1.
+        rho_scale: Factor C of the threshold's start, above 0.
+        rho_min: Where the threshold stays, in nats, above 0; 0.05 is a confidence of 0.951.
+        temperature: T of soft targets, above 0; 1 does not sharpen.
+        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
+        **kwargs: Arguments of
+            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            and of :class:`SSLModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        warmup: float = 0.05,
+        period: float = 0.03,
+        gamma: float = 1.27,
+        rho_scale: float = 1.0001,
+        rho_min: float = 0.05,
+        temperature: float = 0.5,
+        lambda_u: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, lambda_u, **kwargs)
+        if not 0 < period <= 1:
+            raise ValueError(f"`period` must be in (0, 1], got {period}.")
+        if not 1 <= gamma < math.inf:
+            raise ValueError(f"`gamma` must be at least 1, got {gamma}.")
+        for name, value in (("rho_scale", rho_scale), ("rho_min", rho_min)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be above 0, got {value}.")
+        self.warmup, self.period = check_fraction("warmup", warmup), period
+        self.gamma, self.rho_scale, self.rho_min = gamma, rho_scale, rho_min
+        self.temperature = check_temperature(temperature)
+        # Before any batch: the loss of a network that knows nothing.
+        self.rho_start = WindowMean(torch.tensor(math.log(num_classes)), length=64)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
+        batch = as_batch(batch)
+        since = progress(self, "`model` must not be Dash") - self.warmup
+        if since < 0:
+            (logits_x,) = self.forward_together(batch.labeled.views["weak"])
+            loss_x = cross_entropy(logits_x[0], batch.labeled.target)
+            self.rho_start.update(loss_x)
+            self.log_losses(loss_x, x=loss_x)
+            return loss_x
+
+        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        loss_x = cross_entropy(logits_x, batch.labeled.target)
+        probs = softmax(logits_weak)
+        rho = self.rho_start.value * (self.rho_scale * self.gamma ** -(since // self.period))
+        # The loss of the most probable class is minus the logarithm of its probability.
+        label, mask = confident(probs, torch.exp(-rho.clamp(min=self.rho_min)))
+        hard = functional.one_hot(label, self.num_classes).to(probs)
+        target = hard.where(rho <= self.rho_min, sharpen(probs, temperature=self.temperature))
+        loss_u = weighted_cross_entropy(logits_strong, target, mask)
+        loss = loss_x + self.lambda_u * loss_u
+
+        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
+        self.log("train/rho", rho.clamp(min=self.rho_min))
+        return loss

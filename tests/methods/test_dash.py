@@ -1,0 +1,100 @@
+"""Dash against 160 updates by hand: the warm-up, its loss, the falling threshold, both targets."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_ssl.methods import Dash
+
+from by_hand import CLASSES, cross_entropy, draw_batches, labeled_loss, linear, train_both
+
+STEPS = 160
+
+
+@pytest.mark.parametrize("warmup", [80, 0])
+def test_all_steps_equal_the_paper(warmup):
+    rho_min, gamma, scale, temperature, weight = 0.1, 1.27, 1.0001, 0.5, 2.0
+    losses, ks, kinds, kept = [torch.tensor(math.log(CLASSES)).item()] * 64, [], [], []
+
+    def loss_by_hand(step, predict, batch):
+        loss = labeled_loss(predict, batch)
+        if step < warmup:
+            losses.append(loss.item())
+            return loss
+        start = sum(losses[-64:]) / 64
+        ks.append((step - warmup) // 5)
+        rho = max(scale * gamma ** -ks[-1] * start, rho_min)
+        kinds.append("hard" if rho == rho_min else "soft")
+        u = batch.unlabeled.views
+        probs = predict(u["weak"][0]).detach().softmax(1).tolist()
+        for p, z in zip(probs, predict(u["strong"][0]), strict=True):
+            label = p.index(max(p))
+            kept.append(-math.log(p[label]) <= rho)
+            powers = [v ** (1 / temperature) for v in p]
+            soft = [v / sum(powers) for v in powers]
+            target = [float(c == label) for c in range(CLASSES)] if kinds[-1] == "hard" else soft
+            h = sum(q * cross_entropy(z, c) for c, q in enumerate(target))
+            loss = loss + weight * kept[-1] * h / len(probs)
+        return loss
+
+    module = linear("Dash", warmup / STEPS, 5 / STEPS, gamma, scale, rho_min, temperature, weight)
+    train_both(module, draw_batches(STEPS, weak=1, strong=1), loss_by_hand)
+    assert ks[0] == 0
+    assert ks[-1] == (STEPS - warmup - 1) // 5
+    assert sorted(set(kinds)) == ["hard", "soft"]
+    assert {True, False} == set(kept)
+    start = module.rho_start.value.item()
+    assert start == pytest.approx(sum(losses[-64:]) / 64, abs=1e-12)
+    assert (start < 0.9 * math.log(CLASSES)) == (warmup > 0)
+
+
+def test_the_warm_up_sees_labelled_images_alone():
+    module = Dash(4, backbone="wrn_10_1")
+    module._trainer = type("Trainer", (), {"global_step": 0, "estimated_stepping_batches": 9})()
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    seen = []
+    module.backbone.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    batch = draw_batches(1, weak=1, strong=1)[0]
+    views = {name: torch.randn(1, 5, 3, 8, 8) for name in ("weak", "strong")}
+    x = {"weak": torch.randn(1, 3, 3, 8, 8)}
+    batch = batch._replace(
+        labeled=batch.labeled._replace(views=x), unlabeled=batch.unlabeled._replace(views=views)
+    )
+    module.training_step(batch, 0)
+    module._trainer.global_step = 1
+    module.training_step(batch, 0)
+    assert seen == [3, 13]
+    assert module.rho_start.position == 1  # what comes after the warm-up does not count
+
+
+def test_the_config_has_the_updates_of_the_toolboxes(printed):
+    config = printed("dash")
+    model, steps = config["model"], config["trainer"]["max_steps"]
+    assert model["warmup"] * steps == 2048
+    assert model["period"] * steps == 10 * 1024
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("warmup", 1.1, r"in \[0, 1\]"),
+        ("period", 0.0, r"in \(0, 1\]"),
+        ("gamma", 0.9, "at least 1"),
+        ("rho_scale", 0.0, "above 0"),
+        ("rho_min", -0.1, "above 0"),
+        ("temperature", -1.5, "above 0"),
+        ("lambda_u", -1.0, "at least 0"),
+    ],
+)
+def test_errors_name_argument_and_value(option, value, allowed):
+    with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}, got {value}"):
+        Dash(4, backbone="wrn_10_1", **{option: value})
+
+
+def test_a_run_needs_an_end():
+    module = Dash(4, backbone="wrn_10_1")
+    endless = {"global_step": 0, "estimated_stepping_batches": math.inf}
+    module._trainer = type("Trainer", (), endless)()
+    with pytest.raises(ValueError, match="`model` must not be Dash, in a run without end"):
+        module.training_step(draw_batches(1, weak=1, strong=1)[0], 0)

@@ -1,0 +1,77 @@
+"""The three views of FixMatch's kin, in one pass and in two."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_ssl.methods import FixMatch
+from lightning_ssl.types import Batch, Samples
+
+from runs import differences
+
+
+def make(**options):
+    torch.manual_seed(0)
+    return FixMatch(4, 0.3, backbone="wrn_10_1", **options).double()
+
+
+def make_batch():
+    generator = torch.Generator().manual_seed(1)
+
+    def view(count):
+        return torch.randn(1, count, 3, 8, 8, generator=generator, dtype=torch.float64)
+
+    labeled = Samples({"weak": view(3)}, torch.tensor([0, 3, 1]))
+    return Batch(0, labeled, Samples({"weak": view(5), "strong": view(5)}))
+
+
+def step(module):
+    loss = module.training_step(make_batch(), 0)
+    return loss, torch.autograd.grad(loss, [*module.parameters()])
+
+
+def test_a_separate_weak_pass_changes_nothing_without_norms():
+    plain = {"backbone_args": {"norm": "none"}}
+    (loss, slopes), (other, others) = step(make(**plain)), step(make(separate_weak=True, **plain))
+    assert loss > 0
+    torch.testing.assert_close(other, loss, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(others, slopes, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_the_views_of_an_image_stay_together(separate):
+    """Each logit is that of its own image: the networks without norm know no batch."""
+    module = make(separate_weak=separate, backbone_args={"norm": "none"})
+    batch = make_batch()
+    found = module.predict_views(batch)
+    images = (
+        *(batch.labeled.views["weak"], batch.unlabeled.views["weak"]),
+        batch.unlabeled.views["strong"],
+    )
+    for logits, view in zip(found, images, strict=True):
+        torch.testing.assert_close(logits, torch.cat([module(row[None]) for row in view[0]]))
+    assert [logits.requires_grad for logits in found] == [True, False, True]
+
+
+def test_a_separate_weak_pass_is_normalised_by_itself_and_leaves_statistics_alone():
+    module, batch = make(separate_weak=True), make_batch()
+    twin, seen = copy.deepcopy(module), []
+    module.backbone.register_forward_hook(
+        lambda _, args, __: seen.append((len(args[0]), torch.is_grad_enabled()))
+    )
+    logits_x, logits_weak, logits_strong = module.predict_views(batch)
+    assert seen == [(5, False), (8, True)]
+    together = torch.cat([batch.labeled.views["weak"][0], batch.unlabeled.views["strong"][0]])
+    torch.testing.assert_close(torch.cat([logits_x, logits_strong]), twin(together))
+    assert differences(dict(module.named_buffers()), dict(twin.named_buffers())) == []
+    torch.testing.assert_close(logits_weak, twin(batch.unlabeled.views["weak"][0]).detach())
+    assert all(part.training for part in module.modules())
+    assert all(n.track_running_stats for n in module.modules() if isinstance(n, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_errors_name_argument_and_value(value):
+    with pytest.raises(ValueError, match=f"`lambda_u` must be at least 0, got {value}"):
+        make(lambda_u=value)
