@@ -1,6 +1,7 @@
 """Methods learn from unlabelled images; a falling loss proves nothing."""
 
 from dataclasses import dataclass
+from inspect import signature
 from statistics import mean
 from typing import Any
 
@@ -10,6 +11,7 @@ from pytorch_lightning import Trainer, seed_everything
 
 from lightning_ssl import methods
 from lightning_ssl.augment import Normalize, preset
+from lightning_ssl.cli_checkpoint import LINKED
 from lightning_ssl.data import Source, SSLDataModule, from_arrays, open_source
 from lightning_ssl.losses import four_rotations, rotation_labels
 from lightning_ssl.methods import SSLModule
@@ -60,8 +62,10 @@ def train(name: str, seed: int, **options: Any) -> Trained:
     data = SSLDataModule.from_source(
         four_digits(), labels_per_class=1, batch_size=8, unlabeled_batch_size=32
     )
-    options = OPTIONS.get(name, {}) | options
-    module = getattr(methods, name)(4, backbone="wrn_10_1", ema_decay=0.95, **options)
+    method = getattr(methods, name)
+    linked = {size: getattr(data, size) for size in LINKED if size in signature(method).parameters}
+    options = linked | OPTIONS.get(name, {}) | options
+    module = method(backbone="wrn_10_1", ema_decay=0.95, **options)
     trainer = Trainer(
         max_steps=200,
         limit_val_batches=0,

@@ -55,6 +55,13 @@ def _projection(
     )
 
 
+_PSEUDO = {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"}
+
+
+def _classes(name: str) -> set[str]:
+    return {f"train/{name}_{digit}" for digit in range(10)}
+
+
 ROWS = [
     Row("Supervised", "supervised", set(), unlabeled=False),
     Row(
@@ -91,6 +98,44 @@ ROWS = [
         "pseudo_label",
         {"train/loss_x", "train/loss_u", "train/mask_rate", "train/pseudo_acc"},
         options=("--model.ramp", "0", "--model.threshold", "0.15"),
+    ),
+    Row(
+        "DeFixMatch",
+        "defixmatch",
+        _PSEUDO | {"train/loss_anti"},
+        options=("--model.threshold", "0.15"),
+    ),
+    Row(
+        "ReFixMatch",
+        "refixmatch",
+        _PSEUDO | {"train/loss_soft"},
+        options=("--model.threshold", "0.15"),
+    ),
+    Row(
+        "SequenceMatch",
+        "sequencematch",
+        _PSEUDO | {"train/loss_sequence"} | _classes("threshold"),
+        # That classes are remembered from the first step on.
+        options=("--model.threshold", "0.15"),
+        compares="all",
+    ),
+    Row(
+        "CoMatch",
+        "comatch",
+        _PSEUDO | {"train/loss_contrast", "train/neighbors"},
+        # The bank is full after one step.
+        options=(
+            *("--model.threshold", "0.1", "--model.graph_threshold", "0.1"),
+            *("--model.bank_size", "20", "--model.heads", "2"),
+        ),
+        compares="all",
+    ),
+    Row(
+        "SimMatch",
+        "simmatch",
+        _PSEUDO | {"train/loss_instance"},
+        options=("--model.threshold", "0.1", "--model.warmup", "1", "--model.heads", "2"),
+        compares="all",
     ),
     Row(
         "MOAM",

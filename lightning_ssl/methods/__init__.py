@@ -1,15 +1,20 @@
 """Methods: one LightningModule per file, each with its own ``training_step``."""
 
 from lightning_ssl.methods.base import SSLModule
+from lightning_ssl.methods.comatch import CoMatch
+from lightning_ssl.methods.defixmatch import DeFixMatch
 from lightning_ssl.methods.fixmatch import FixMatch
 from lightning_ssl.methods.moam import MOAM
 from lightning_ssl.methods.paws import PAWS
 from lightning_ssl.methods.pseudo_label import PseudoLabel
+from lightning_ssl.methods.refixmatch import ReFixMatch
 from lightning_ssl.methods.ropaws import RoPAWS
 from lightning_ssl.methods.s4l_exemplar import S4LExemplar
 from lightning_ssl.methods.s4l_rotation import S4LRotation
+from lightning_ssl.methods.sequencematch import SequenceMatch
 from lightning_ssl.methods.simclr import SimCLR
 from lightning_ssl.methods.simclr_ct import SimCLRCT
+from lightning_ssl.methods.simmatch import SimMatch
 from lightning_ssl.methods.suncet import SuNCEt
 from lightning_ssl.methods.supervised import Supervised
 from lightning_ssl.methods.vat import VAT
@@ -18,14 +23,19 @@ __all__ = (
     "MOAM",
     "PAWS",
     "VAT",
+    "CoMatch",
+    "DeFixMatch",
     "FixMatch",
     "PseudoLabel",
+    "ReFixMatch",
     "RoPAWS",
     "S4LExemplar",
     "S4LRotation",
     "SSLModule",
+    "SequenceMatch",
     "SimCLR",
     "SimCLRCT",
+    "SimMatch",
     "SuNCEt",
     "Supervised",
 )

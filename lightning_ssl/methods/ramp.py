@@ -33,6 +33,13 @@ def check_fraction(name: str, value: float) -> float:
     return value
 
 
+def check_temperature(value: float) -> float:
+    """Return ``value``, or raise a `ValueError` if no temperature can be that low."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"`temperature` must be above 0, got {value}.")
+    return value
+
+
 def check_weights(**weights: float) -> None:
     """Raise a `ValueError` for the first weight of a loss that is negative or not finite."""
     for name, weight in weights.items():
