@@ -31,7 +31,9 @@ LABELS_ALONE = {"Supervised", "SuNCEt"}
 # the tasks of S4L need longer runs: that unlabelled images teach the task is tested instead.
 SLOW = {"MOAM", "MixMatch", "PiModel", "PseudoLabel", "S4LExemplar", "S4LRotation"}
 # Weak views of digits only shift them, so that two of them say little more than one.
-POINTS = {"MeanTeacher": 0.05, "VAT": 0.05}
+# DeFixMatch takes off the loss of labelled images, which are soon known by heart: measured were 9.8
+# points over Supervised, and 0.7 without its unlabelled images (a weight of 0).
+POINTS = {"DeFixMatch": 0.07, "MeanTeacher": 0.05, "VAT": 0.05}
 HELPED = sorted({*methods.__all__} - {"SSLModule"} - LABELS_ALONE - SLOW)
 
 

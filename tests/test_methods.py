@@ -168,16 +168,41 @@ ROWS = [
     Row(
         "UDA",
         "uda",
-        {
-            "train/loss_x",
-            "train/loss_u",
-            "train/mask_rate",
-            "train/pseudo_acc",
-            *_classes("threshold"),
-        },
+        _PSEUDO | _classes("threshold"),
         options=(
             *("--model.threshold", "0.15", "--model.class_thresholds", "true"),
             *("--model.annealing", "log"),
+        ),
+        compares="all",
+    ),
+    Row(
+        "DeFixMatch",
+        "defixmatch",
+        _PSEUDO | {"train/loss_anti"},
+        options=("--model.threshold", "0.15"),
+    ),
+    Row(
+        "ReFixMatch",
+        "refixmatch",
+        _PSEUDO | {"train/loss_soft"},
+        options=("--model.threshold", "0.15"),
+    ),
+    Row(
+        "SequenceMatch",
+        "sequencematch",
+        _PSEUDO | {"train/loss_sequence"} | _classes("threshold"),
+        # That classes are remembered from the first step on.
+        options=("--model.threshold", "0.15"),
+        compares="all",
+    ),
+    Row(
+        "CoMatch",
+        "comatch",
+        _PSEUDO | {"train/loss_contrast", "train/neighbors"},
+        # The bank is full after one step.
+        options=(
+            *("--model.threshold", "0.1", "--model.graph_threshold", "0.1"),
+            *("--model.bank_size", "20", "--model.heads", "2"),
         ),
         compares="all",
     ),
@@ -186,6 +211,13 @@ ROWS = [
         "dash",
         _PSEUDO | {"train/rho"},
         options=("--model.warmup", "0.25", "--model.period", "1"),
+        compares="all",
+    ),
+    Row(
+        "SimMatch",
+        "simmatch",
+        _PSEUDO | {"train/loss_instance"},
+        options=("--model.threshold", "0.1", "--model.warmup", "1", "--model.heads", "2"),
         compares="all",
     ),
     Row(

@@ -13,7 +13,7 @@ from lightning_ssl.augment.randaugment import RandAugment
 from lightning_ssl.augment.tone import equalize, solarize
 from lightning_ssl.augment.transforms import Cutout, GaussianBlur, Op
 
-PRESETS = ("basic", "weak", "strong", "simclr", "exemplar", "support", "global", "local")
+PRESETS = ("basic", "weak", "medium", "strong", "simclr", "exemplar", "support", "global", "local")
 LARGE = 64
 """Images with a side above this get the pipelines of ImageNet, others those of CIFAR-10."""
 
@@ -25,6 +25,7 @@ def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False)
     * ``weak``: flip and reflect-pad-crop by an eighth of the side (large: random-resized crop and
       flip).
     * ``strong``: ``weak``, then RandAugment and a cutout of half the side (FixMatch).
+    * ``medium``: ``strong`` with one operation in place of two (SequenceMatch).
     * ``simclr``: random-resized crop, flip, colour jitter, grayscale (large: and blur).
     * ``exemplar``: ``weak``, then the colour noise of S4L (large: with its crop).
     * ``support`` and ``global``: the large crop of PAWS; ``local``: its small crop.
@@ -48,9 +49,11 @@ def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False)
     flip: list[Transform] = [HorizontalFlip()] if hflip else []
     if name == "basic":
         return Compose([RandomResizedCrop(size), *flip] if size > LARGE else flip)
-    if name in ("weak", "strong"):
-        weak = _weak(size, flip)
-        return Compose(weak if name == "weak" else [*weak, RandAugment(), Cutout(size // 2)])
+    if name == "weak":
+        return Compose(_weak(size, flip))
+    if name in ("medium", "strong"):
+        operations = RandAugment(num_ops=1 if name == "medium" else 2)
+        return Compose([*_weak(size, flip), operations, Cutout(size // 2)])
     if name == "exemplar":
         moved = [InceptionCrop(size), *flip] if size > LARGE else _weak(size, flip)
         return Compose([*moved, HSVNoise()])

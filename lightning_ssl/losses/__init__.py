@@ -10,7 +10,7 @@ from lightning_ssl.losses.basic import (
     squared_error,
     weighted_cross_entropy,
 )
-from lightning_ssl.losses.contrastive import nt_xent_loss, suncet_loss
+from lightning_ssl.losses.contrastive import nt_xent_loss, pseudo_label_graph, suncet_loss
 from lightning_ssl.losses.distance import distance_loss
 from lightning_ssl.losses.entropy import entropy
 from lightning_ssl.losses.fairness import fairness_loss
@@ -20,6 +20,7 @@ from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets
 from lightning_ssl.losses.pseudo_label import confident, pseudo_label_loss
 from lightning_ssl.losses.ropaws import ropaws_probs
 from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
+from lightning_ssl.losses.similarity import aggregate, unfold
 from lightning_ssl.losses.triplet import batch_hard_triplet_loss
 from lightning_ssl.losses.vat import (
     adversarial_direction,
@@ -30,6 +31,7 @@ from lightning_ssl.losses.vat import (
 
 __all__ = (
     "adversarial_direction",
+    "aggregate",
     "align",
     "batch_hard_triplet_loss",
     "confident",
@@ -47,6 +49,7 @@ __all__ = (
     "paws_loss",
     "paws_targets",
     "promote",
+    "pseudo_label_graph",
     "pseudo_label_loss",
     "ropaws_probs",
     "rotation_labels",
@@ -57,6 +60,7 @@ __all__ = (
     "softmax",
     "squared_error",
     "suncet_loss",
+    "unfold",
     "unit_direction",
     "vat_loss",
     "weighted_cross_entropy",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_ssl.losses.basic import full_precision
+from lightning_ssl.losses.basic import full_precision, promote
 from lightning_ssl.losses.neighbors import cosine
 
 
@@ -85,12 +85,51 @@ def suncet_loss(
     return losses.masked_fill(alone, 0).mean()
 
 
+def pseudo_label_graph(
+    probs: Tensor, key_probs: Tensor | None = None, *, threshold: float = 0.8, offset: int = 0
+) -> Tensor:
+    r"""CoMatch's graph: how alike pseudo-labels are, an image being wholly like itself.
+
+    .. math::
+        W_{ij} = \frac{\hat W_{ij}}{\sum_k \hat W_{ik}}, \qquad
+        \hat W_{ii} = 1, \quad \hat W_{ij} = q_i q_j \; \mathbb{1}[q_i q_j \ge T]
+
+    Reference: Li et al., 2021, https://arxiv.org/abs/2011.11183, sec. 3.
+
+    Args:
+        probs: Pseudo-labels q of this process's images ``(B, C)``, rows sum to 1.
+        key_probs: Those of all processes ``(M, C)``; None for ``probs``.
+        threshold: T in [0, 1].
+        offset: Row of ``key_probs`` that is row 0 of ``probs``.
+
+    Returns:
+        ``(B, M)``, rows sum to 1, float32 at least.
+
+    Example:
+        >>> probs = torch.tensor([[1.0, 0.0], [0.8, 0.2], [0.1, 0.9]])
+        >>> [round(value, 4) for value in pseudo_label_graph(probs)[0].tolist()]
+        [0.5556, 0.4444, 0.0]
+    """
+    key_probs = probs if key_probs is None else key_probs
+    with full_precision(probs):
+        weights = promote(probs) @ promote(key_probs).T
+    weights = weights.where(weights >= threshold, 0).masked_fill(
+        _itself(probs, key_probs, offset), 1
+    )
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _itself(rows: Tensor, keys: Tensor, offset: int) -> Tensor:
+    """Where a row meets itself among the keys, ``(B, M)``, bool."""
+    index = offset + torch.arange(len(rows), device=rows.device)
+    return index[:, None] == torch.arange(len(keys), device=rows.device)
+
+
 def _logits(
     z: Tensor, keys: Tensor | None, temperature: float, offset: int
 ) -> tuple[Tensor, Tensor]:
     """Similarities to all keys, -inf to a row's own; and where a row meets itself."""
     keys = z if keys is None else keys
-    rows = offset + torch.arange(len(z), device=z.device)
-    own = rows[:, None] == torch.arange(len(keys), device=z.device)
+    own = _itself(z, keys, offset)
     with full_precision(z):
         return (cosine(z, keys) / temperature).masked_fill(own, -torch.inf), own

@@ -8,16 +8,18 @@ from torch import Tensor
 from lightning_ssl.losses.basic import promote
 
 
-def kl_divergence(logits: Tensor, logits_other: Tensor) -> Tensor:
+def kl_divergence(logits: Tensor, logits_other: Tensor, weight: Tensor | None = None) -> Tensor:
     r"""Mean Kullback-Leibler divergence between two predictions.
 
     .. math::
-        \frac{1}{B} \sum_b \sum_c p_{bc} (\log p_{bc} - \log q_{bc}), \quad
+        \frac{1}{B} \sum_b w_b \sum_c p_{bc} (\log p_{bc} - \log q_{bc}), \quad
         p = \operatorname{softmax} z, \; q = \operatorname{softmax} z'
 
     Args:
         logits: :math:`z`, ``(B, C)``, any real; what is averaged over.
         logits_other: :math:`z'`, ``(B, C)``, any real.
+        weight: Weight of each row ``(B,)``, at least 0, or bool; no gradient flows through it;
+            None for 1. The mean divides by B, however many weights are 0.
 
     Returns:
         Scalar in nats, at least 0, float32 at least. The gradient flows into both.
@@ -28,7 +30,8 @@ def kl_divergence(logits: Tensor, logits_other: Tensor) -> Tensor:
         0.6931
     """
     log_p, log_q = (promote(z).log_softmax(dim=-1) for z in (logits, logits_other))
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
+    divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    return (divergence if weight is None else divergence * weight.detach()).mean()
 
 
 def vat_loss(logits: Tensor, logits_clean: Tensor, *, student_first: bool = True) -> Tensor:

@@ -2,8 +2,10 @@
 
 from lightning_ssl.methods.adamatch import AdaMatch
 from lightning_ssl.methods.base import SSLModule
+from lightning_ssl.methods.comatch import CoMatch
 from lightning_ssl.methods.crmatch import CRMatch
 from lightning_ssl.methods.dash import Dash
+from lightning_ssl.methods.defixmatch import DeFixMatch
 from lightning_ssl.methods.fixmatch import FixMatch
 from lightning_ssl.methods.flexmatch import FlexMatch
 from lightning_ssl.methods.freematch import FreeMatch
@@ -13,12 +15,15 @@ from lightning_ssl.methods.moam import MOAM
 from lightning_ssl.methods.paws import PAWS
 from lightning_ssl.methods.pi_model import PiModel
 from lightning_ssl.methods.pseudo_label import PseudoLabel
+from lightning_ssl.methods.refixmatch import ReFixMatch
 from lightning_ssl.methods.remixmatch import ReMixMatch
 from lightning_ssl.methods.ropaws import RoPAWS
 from lightning_ssl.methods.s4l_exemplar import S4LExemplar
 from lightning_ssl.methods.s4l_rotation import S4LRotation
+from lightning_ssl.methods.sequencematch import SequenceMatch
 from lightning_ssl.methods.simclr import SimCLR
 from lightning_ssl.methods.simclr_ct import SimCLRCT
+from lightning_ssl.methods.simmatch import SimMatch
 from lightning_ssl.methods.softmatch import SoftMatch
 from lightning_ssl.methods.suncet import SuNCEt
 from lightning_ssl.methods.supervised import Supervised
@@ -32,7 +37,9 @@ __all__ = (
     "VAT",
     "AdaMatch",
     "CRMatch",
+    "CoMatch",
     "Dash",
+    "DeFixMatch",
     "FixMatch",
     "FlexMatch",
     "FreeMatch",
@@ -40,13 +47,16 @@ __all__ = (
     "MixMatch",
     "PiModel",
     "PseudoLabel",
+    "ReFixMatch",
     "ReMixMatch",
     "RoPAWS",
     "S4LExemplar",
     "S4LRotation",
     "SSLModule",
+    "SequenceMatch",
     "SimCLR",
     "SimCLRCT",
+    "SimMatch",
     "SoftMatch",
     "SuNCEt",
     "Supervised",

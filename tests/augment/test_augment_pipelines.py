@@ -157,12 +157,13 @@ def restate(name, size, x, d, multicrop=False):
         return one_hsv_noise(x, d["2"])
     if name == "basic" and not large:
         return one_flip(x, d["0"])
-    if name in ("basic", "weak", "strong"):
+    if name in ("basic", "weak", "medium", "strong"):
         if large:
             x = one_flip(one_crop(x, d["0"], size, (0.08, 1)), d["1"])
         else:
             x = one_pad_crop(one_flip(x, d["0"]), d["1"], size // 8)
-        if name == "strong":
+        if name in ("medium", "strong"):
+            assert len(d["2"]["op"]) == {"medium": 1, "strong": 2}[name]
             x = one_cutout(one_rand_augment(x, d["2"]), d["3"], size // 2)
         return x
     scales = {

@@ -1,0 +1,64 @@
+"""ReFixMatch: FixMatch that also learns from the predictions it is not confident of."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_ssl.losses import cross_entropy, kl_divergence, pseudo_label_loss, softmax
+from lightning_ssl.methods.ramp import check_fraction, check_temperature
+from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.types import Batch, as_batch
+
+
+class ReFixMatch(WeakStrongModule):
+    r"""ReFixMatch: hard labels above the threshold, sharpened soft ones below it.
+
+    With weak logits :math:`z^w` (without gradient), strong ones :math:`z^s`, p their softmax and
+    the mask :math:`m_j = \mathbb{1}[\max p(z^w_j) \ge \tau]`,
+
+    .. math::
+        \frac{1}{B} \sum_b H(y_b, p_b) + \lambda_u \frac{1}{\mu B} \sum_j
+        \big[ m_j H(\arg\max p(z^w_j), p(z^s_j))
+        + (1 - m_j) \mathrm{KL}(p(z^w_j / T) \,\|\, p(z^s_j / T)) \big]
+
+    Reference: Nguyen & Yang, 2023, https://arxiv.org/abs/2308.07509.
+
+    Args:
+        num_classes: Number of classes; taken from the data on the command line.
+        threshold: Confidence in [0, 1] from which on a pseudo-label is hard.
+        lambda_u: Weight of the unlabelled losses relative to the labelled one, at least 0.
+        temperature: T above 0, in logit units; below 1 it sharpens.
+        **kwargs: Arguments of
+            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            and of :class:`SSLModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        threshold: float = 0.95,
+        lambda_u: float = 1.0,
+        temperature: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, lambda_u, **kwargs)
+        self.threshold = check_fraction("threshold", threshold)
+        self.temperature = check_temperature(temperature)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Labelled plus both unlabelled losses, see :meth:`SSLModule.training_step`."""
+        batch = as_batch(batch)
+        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        loss_x = cross_entropy(logits_x, batch.labeled.target)
+        probs = softmax(logits_weak)
+        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
+        teacher, student = logits_weak / self.temperature, logits_strong / self.temperature
+        loss_soft = kl_divergence(teacher, student, weight=~mask)
+        loss = loss_x + self.lambda_u * (loss_u + loss_soft)
+
+        self.log_losses(loss, x=loss_x, u=loss_u, soft=loss_soft)
+        self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
+        return loss
