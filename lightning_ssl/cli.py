@@ -21,7 +21,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter
-from lightning_ssl.cli_checkpoint import DATA, LINKED, known_to_checkpoint
+from lightning_ssl.cli_checkpoint import DATA, LINKED, TRAINED_ON, known_to_checkpoint, trained_on
 from lightning_ssl.cli_configs import CONFIGS, find_config
 from lightning_ssl.cli_errors import USER_ERRORS, explain, parameters
 from lightning_ssl.commands import COMMANDS
@@ -29,6 +29,7 @@ from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
 from lightning_ssl.optim import Optimizer, Schedule
 
+_WORDS = (None, "best", "last", "hpc")  # `ckpt_path` where it is no file
 _UPDATES = 1000  # of a run that is given no length
 
 # Warnings of Lightning's that no user of the command line can act on, or that are not so: values
@@ -70,8 +71,12 @@ class SSLCLI(LightningCLI):
 
     def _ask_data(self, name: str, data: LightningDataModule) -> Any:
         """Value of a link; only asked for where the method has the argument, for it may read."""
-        method = _classes()[self.config[self.subcommand].model.class_path]
-        return getattr(data, name) if name in parameters(method) else None
+        config = self.config[self.subcommand]
+        if name not in parameters(_classes()[config.model.class_path]):
+            return None
+        if name in TRAINED_ON and self.subcommand != "fit" and config.ckpt_path not in _WORDS:
+            return trained_on(config.ckpt_path).get(name)  # images to predict have no labels
+        return getattr(data, name)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Resolve config names and take what a checkpoint knows, then parse."""
@@ -220,7 +225,7 @@ def _expand(args: Sequence[str]) -> list[str]:
         _check_field(arg.partition("=")[0])
     split = [part for arg in out for part in arg.split("=", 1)]
     checkpoint = split[split.index("--ckpt_path") + 1] if "--ckpt_path" in split[:-1] else None
-    if checkpoint not in (None, "best", "last", "hpc"):
+    if checkpoint not in _WORDS:
         known = known_to_checkpoint(checkpoint, predict=out[0] == "predict")
         out[1:1] = ["--config", json.dumps(known)]
     return out

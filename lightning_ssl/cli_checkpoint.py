@@ -5,10 +5,8 @@ from typing import Any
 
 import torch
 
-LINKED = (
-    *("num_classes", "num_labeled", "num_unlabeled", "class_counts", "in_channels"),
-    "image_std",
-)
+TRAINED_ON = ("num_labeled", "num_unlabeled", "class_counts")
+LINKED = ("num_classes", *TRAINED_ON, "in_channels", "image_std")
 DATA = "lightning_ssl.data.SSLDataModule"
 
 
@@ -23,14 +21,7 @@ def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"`ckpt_path` must be a checkpoint file, 'best', 'last' or 'hpc', got '{path}'."
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged file makes the reader raise almost anything
-        raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: {error}") from error
+    checkpoint = _open(path)
     known: dict[str, Any] = {"seed_everything": checkpoint.get("seed", 0)}
     if "method" in checkpoint:
         arguments = _arguments(checkpoint, "hyper_parameters")
@@ -48,6 +39,30 @@ def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
             "init_args": {**data, **{name: record[name] for name in form}},
         }
     return known
+
+
+def trained_on(path: str) -> dict[str, Any]:
+    """Sizes of the data that a checkpoint's method was trained on, as far as it takes them.
+
+    Args:
+        path: The checkpoint.
+    """
+    arguments = _arguments(_open(path), "hyper_parameters")
+    return {name: arguments[name] for name in TRAINED_ON if name in arguments}
+
+
+def _open(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"`ckpt_path` must be a checkpoint file, 'best', 'last' or 'hpc', got '{path}'."
+        )
+    try:
+        checkpoint: dict[str, Any] = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=True
+        )
+    except Exception as error:  # a damaged file makes the reader raise almost anything
+        raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: {error}") from error
+    return checkpoint
 
 
 def _arguments(checkpoint: dict[str, Any], key: str) -> dict[str, Any]:
