@@ -93,6 +93,19 @@ ROWS = [
         options=("--model.ramp", "0", "--model.threshold", "0.15"),
     ),
     Row(
+        "RegMixMatch",
+        "regmixmatch",
+        {
+            *("train/loss_x", "train/loss_u", "train/loss_fairness", "train/loss_mix"),
+            *("train/loss_cam", "train/mask_rate", "train/pseudo_acc"),
+            *(f"train/threshold_{c}" for c in range(10)),
+        },
+        options=("--model.mix_threshold", "0.15"),
+        # Partners are drawn by each rank, among its own images.
+        exact=("--model.lambda_mix", "0", "--model.lambda_cam", "0"),
+        compares="all",
+    ),
+    Row(
         "MOAM",
         "moam",
         {"train/loss_x", "train/loss_rotation", "train/loss_vat", "train/loss_entropy"},

@@ -12,10 +12,12 @@ from lightning_ssl.losses.basic import (
 )
 from lightning_ssl.losses.contrastive import nt_xent_loss, suncet_loss
 from lightning_ssl.losses.entropy import entropy
+from lightning_ssl.losses.fairness import fairness_loss
 from lightning_ssl.losses.mixup import mixup
 from lightning_ssl.losses.neighbors import cosine, smooth_labels, soft_nearest_neighbors
 from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets
 from lightning_ssl.losses.pseudo_label import confident, pseudo_label_loss
+from lightning_ssl.losses.resizemix import Box, kept_share, resize_mix
 from lightning_ssl.losses.ropaws import ropaws_probs
 from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
 from lightning_ssl.losses.triplet import batch_hard_triplet_loss
@@ -27,6 +29,7 @@ from lightning_ssl.losses.vat import (
 )
 
 __all__ = (
+    "Box",
     "adversarial_direction",
     "align",
     "batch_hard_triplet_loss",
@@ -34,8 +37,10 @@ __all__ = (
     "cosine",
     "cross_entropy",
     "entropy",
+    "fairness_loss",
     "four_rotations",
     "full_precision",
+    "kept_share",
     "kl_divergence",
     "me_max_loss",
     "mixup",
@@ -44,6 +49,7 @@ __all__ = (
     "paws_targets",
     "promote",
     "pseudo_label_loss",
+    "resize_mix",
     "ropaws_probs",
     "rotation_labels",
     "rotation_loss",

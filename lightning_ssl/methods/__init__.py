@@ -5,6 +5,7 @@ from lightning_ssl.methods.fixmatch import FixMatch
 from lightning_ssl.methods.moam import MOAM
 from lightning_ssl.methods.paws import PAWS
 from lightning_ssl.methods.pseudo_label import PseudoLabel
+from lightning_ssl.methods.regmixmatch import RegMixMatch
 from lightning_ssl.methods.ropaws import RoPAWS
 from lightning_ssl.methods.s4l_exemplar import S4LExemplar
 from lightning_ssl.methods.s4l_rotation import S4LRotation
@@ -20,6 +21,7 @@ __all__ = (
     "VAT",
     "FixMatch",
     "PseudoLabel",
+    "RegMixMatch",
     "RoPAWS",
     "S4LExemplar",
     "S4LRotation",

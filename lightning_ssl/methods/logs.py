@@ -72,5 +72,7 @@ class LoggingModule(pl.LightningModule):
 
     @property
     def _writes_step(self) -> bool:
+        if self._trainer is None:  # a step by hand
+            return False
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(interval) and (self.trainer.fit_loop.total_batch_idx + 1) % interval == 0

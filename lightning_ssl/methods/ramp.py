@@ -26,6 +26,25 @@ def ramp_up(method: LightningModule, ramp: float) -> float:
     return min(1.0, method.trainer.global_step / (ramp * total))
 
 
+def progress(method: LightningModule, otherwise: str) -> float:
+    """Fraction of the run's updates that are done.
+
+    Args:
+        method: The method, for the updates that are done and to do.
+        otherwise: What has to be set in a run without end.
+
+    Returns:
+        Fraction in [0, 1].
+
+    Raises:
+        ValueError: If the run has no end of which to take a fraction.
+    """
+    total = method.trainer.estimated_stepping_batches
+    if not math.isfinite(total):
+        raise ValueError(f"{otherwise}, in a run without end (set `max_steps`).")
+    return min(1.0, method.trainer.global_step / total)
+
+
 def check_fraction(name: str, value: float) -> float:
     """Return ``value``, or raise a `ValueError` naming the argument if it is outside [0, 1]."""
     if not 0 <= value <= 1:

@@ -1,0 +1,52 @@
+"""Thresholds of FreeMatch: they follow the model's confidence, class by class."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_ssl.methods.averages import ExponentialMean, uniform
+
+
+class SelfAdaptiveThresholds(nn.Module):
+    r"""Moving averages of confidence, predictions and predicted classes; a threshold per class.
+
+    .. math::
+        \tau(c) = \tau \, \frac{\tilde p(c)}{\max_k \tilde p(k)}
+
+    where :math:`\tau` is the moving average of the mean confidence, starting at 1 / C, and
+    :math:`\tilde p` that of the mean prediction, starting uniform. A batch is taken in before its
+    thresholds are asked for.
+
+    Reference: Wang et al., 2023, https://arxiv.org/abs/2205.07246, eq. 5 to 8.
+
+    Args:
+        num_classes: Number of classes C.
+        decay: Of the averages, in [0, 1).
+
+    Raises:
+        ValueError: If ``decay`` is outside its range.
+    """
+
+    def __init__(self, num_classes: int, decay: float = 0.999) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.confidence = ExponentialMean(torch.tensor(1 / num_classes), decay)
+        self.probs = ExponentialMean(uniform(num_classes), decay)
+        self.histogram = ExponentialMean(uniform(num_classes), decay)
+
+    @torch.no_grad()
+    def update(self, probs: Tensor) -> None:
+        """Take in a batch; call it on all processes.
+
+        Args:
+            probs: Predictions for this process's images, ``(B, C)``, rows sum to 1.
+        """
+        confidence, label = probs.max(dim=1)
+        self.confidence.update(confidence.mean())
+        self.probs.update(probs.mean(dim=0))
+        one_hot = functional.one_hot(label, self.num_classes)
+        self.histogram.update(one_hot.to(probs.dtype).mean(dim=0))
+
+    def thresholds(self) -> Tensor:
+        """Threshold of each class ``(C,)``, in [0, 1]."""
+        return self.confidence.value * self.probs.value / self.probs.value.max()
