@@ -1,22 +1,17 @@
 """Corrections for imbalanced classes against loops over images, values, gradients and state."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from lightning_ssl.cli import run
 from lightning_ssl.methods import FixMatch
 from lightning_ssl.methods.abc_head import ABCHead
 from lightning_ssl.methods.imbalance import Imbalance, LogitAdjustment, ProgressiveAlignment
 from lightning_ssl.types import Batch, Samples
-
-from runs import differences, fit, load
 
 COUNTS = (40, 11, 3, 1)
 THRESHOLD, LAMBDA_U, STEPS = 0.6, 0.7, 60
@@ -258,41 +253,22 @@ def _init_and_teach(name: str) -> list[float]:
     return _teach(name, 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "logged"),
-    [
-        ("LogitAdjustment", {f"train/predicted_{c}" for c in range(10)}),
-        ("ProgressiveAlignment", {f"train/predicted_{c}" for c in range(10)}),
-        ("ABCHead", {"train/loss_balanced"}),
-    ],
-)
-def test_a_killed_run_goes_on_and_its_checkpoint_predicts(name: str, logged: set[str]) -> None:
-    options = (
-        *("--model.imbalance", name, "--model.threshold", "0.15"),
-        *("--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",),
-        *("--trainer.callbacks.filename", "each", "--trainer.callbacks.every_n_train_steps", "1"),
-        *("--trainer.log_every_n_steps", "1"),
-    )
-    cli = fit("FixMatch", "whole", 4, *options)
-    assert logged <= set(cli.trainer.callback_metrics)
-    killed = ("--trainer.callbacks+=probes.Die", "--trainer.callbacks.step", "3")
-    with pytest.raises(SystemExit):
-        fit("FixMatch", "cut", 4, *options, *killed)
-    fit("FixMatch", "cut", 4, *options, "--ckpt_path", "cut/checkpoints/each.ckpt",
-        "--run_dir", "resumed")  # fmt: skip
-    whole, resumed = load("whole"), load("resumed")
-    states = ("state_dict", "current_model_state", "optimizer_states")
-    assert [d for part in states for d in differences(whole[part], resumed[part], part)] == []
-
-    # Images to predict have no class counts; those of the run are in its checkpoint.
-    Path("images").mkdir()
-    Image.new("RGB", (8, 8), "white").save("images/one.png")
-    run(["predict", "--ckpt_path", "whole/checkpoints/last.ckpt", "--data.root", "images",
-         "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])  # fmt: skip
-    assert len(Path("predictions.csv").read_text().splitlines()) == 2
-    loaded = FixMatch.load_from_checkpoint("whole/checkpoints/last.ckpt").eval()
-    images = torch.rand(5, 3, 8, 8)
-    torch.testing.assert_close(loaded(images), cli.model.eval()(images), rtol=0, atol=0)
+@pytest.mark.parametrize(("done", "power"), [(0, 1.0), (STEPS, 0.25)])
+def test_alignment_makes_classes_as_frequent_as_wanted(done: int, power: float) -> None:
+    correction = ProgressiveAlignment(COUNTS, final_power=0.25).double()
+    module = method()
+    at(module, done)
+    wanted = torch.tensor(COUNTS, dtype=torch.float64) ** power
+    wanted = wanted / wanted.sum()
+    means: dict[str, list[Tensor]] = {"plain": [], "aligned": []}
+    for step in range(400):
+        logits = views(step, 4)[1].detach().flatten(2)[0]
+        aligned = correction.teach(logits, module)
+        if step >= 200:  # the window holds nothing but batches
+            means["plain"].append(logits.softmax(dim=1).mean(dim=0))
+            means["aligned"].append(aligned.mean(dim=0))
+    plain, aligned = (torch.stack(rows).mean(dim=0) for rows in means.values())
+    assert (aligned - wanted).abs().sum() < 0.5 * (plain - wanted).abs().sum()
 
 
 @pytest.mark.parametrize(
