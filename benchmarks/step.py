@@ -109,7 +109,7 @@ class Rounds(pl.Callback):
         for head in pl_module.children():
             if head not in self._networks and any(True for _ in head.parameters()):
                 self.parts.watch(head, HEADS, HEADS_BACKWARD)
-        for name in ("forward_together", "project_together"):
+        for name in ("forward_together", "features_together", "project_together"):
             if hasattr(pl_module, name):
                 setattr(pl_module, name, self.parts.timed(JOIN, getattr(pl_module, name)))
         self._rounds = self._run()

@@ -221,6 +221,17 @@ ROWS = [
         compares="all",
     ),
     Row(
+        "RegMixMatch",
+        "regmixmatch",
+        _PSEUDO
+        | {"train/loss_fairness", "train/loss_mix", "train/loss_cam"}
+        | _classes("threshold"),
+        options=("--model.mix_threshold", "0.15"),
+        # Partners are drawn by each rank, among its own images.
+        exact=("--model.lambda_mix", "0", "--model.lambda_cam", "0"),
+        compares="all",
+    ),
+    Row(
         "MOAM",
         "moam",
         {"train/loss_x", "train/loss_rotation", "train/loss_vat", "train/loss_entropy"},

@@ -18,6 +18,7 @@ from lightning_ssl.losses.mixup import mixup
 from lightning_ssl.losses.neighbors import cosine, smooth_labels, soft_nearest_neighbors
 from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets
 from lightning_ssl.losses.pseudo_label import confident, pseudo_label_loss
+from lightning_ssl.losses.resizemix import Box, kept_share, resize_mix
 from lightning_ssl.losses.ropaws import ropaws_probs
 from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
 from lightning_ssl.losses.similarity import aggregate, unfold
@@ -30,6 +31,7 @@ from lightning_ssl.losses.vat import (
 )
 
 __all__ = (
+    "Box",
     "adversarial_direction",
     "aggregate",
     "align",
@@ -42,6 +44,7 @@ __all__ = (
     "fairness_loss",
     "four_rotations",
     "full_precision",
+    "kept_share",
     "kl_divergence",
     "me_max_loss",
     "mixup",
@@ -51,6 +54,7 @@ __all__ = (
     "promote",
     "pseudo_label_graph",
     "pseudo_label_loss",
+    "resize_mix",
     "ropaws_probs",
     "rotation_labels",
     "rotation_loss",

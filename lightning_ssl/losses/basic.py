@@ -105,7 +105,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None
     return (losses if weight is None else losses * weight.detach()).mean()
 
 
-def squared_error(logits: Tensor, target: Tensor) -> Tensor:
+def squared_error(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     r"""Squared error of probabilities, averaged over rows and over classes.
 
     .. math:: \frac{1}{B C} \sum_b \lVert t_b - \operatorname{softmax} z_b \rVert_2^2
@@ -116,12 +116,14 @@ def squared_error(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: Predictions that learn, ``(B, C)``, any real.
         target: Probabilities ``(B, C)``; no gradient flows through them.
+        weight: Weight of each row ``(B,)``, as in :func:`weighted_cross_entropy`; None for 1.
 
     Returns:
-        Scalar in [0, 2 / C], float32 at least.
+        Scalar, without weights in [0, 2 / C], float32 at least.
 
     Example:
         >>> round(squared_error(torch.zeros(1, 4), torch.eye(4)[:1]).item(), 4)
         0.1875
     """
-    return (softmax(logits) - target.detach()).square().mean()
+    errors = (softmax(logits) - target.detach()).square().mean(dim=1)
+    return (errors if weight is None else errors * weight.detach()).mean()

@@ -16,6 +16,7 @@ from lightning_ssl.methods.paws import PAWS
 from lightning_ssl.methods.pi_model import PiModel
 from lightning_ssl.methods.pseudo_label import PseudoLabel
 from lightning_ssl.methods.refixmatch import ReFixMatch
+from lightning_ssl.methods.regmixmatch import RegMixMatch
 from lightning_ssl.methods.remixmatch import ReMixMatch
 from lightning_ssl.methods.ropaws import RoPAWS
 from lightning_ssl.methods.s4l_exemplar import S4LExemplar
@@ -49,6 +50,7 @@ __all__ = (
     "PseudoLabel",
     "ReFixMatch",
     "ReMixMatch",
+    "RegMixMatch",
     "RoPAWS",
     "S4LExemplar",
     "S4LRotation",

@@ -1,7 +1,7 @@
 """What all methods share: network, metrics, optimizer, evaluation, prediction, warm start."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from inspect import signature
 from typing import Any, ClassVar
@@ -145,11 +145,18 @@ class SSLModule(LoggingModule, ABC):
         Returns:
             For each view its logits ``(copies, B, num_classes)``.
         """
-        flat = [view.flatten(0, 1) for view in views]
-        logits = self(torch.cat(flat)).split([len(part) for part in flat])
-        return tuple(
-            part.unflatten(0, view.shape[:2]) for part, view in zip(logits, views, strict=True)
-        )
+        return _together(self, views)
+
+    def features_together(self, *views: Tensor) -> tuple[Tensor, ...]:
+        """Features of several views from one pass, see :meth:`forward_together`.
+
+        Args:
+            *views: Images ``(copies, B, C, H, W)`` of one size; copies and B may differ.
+
+        Returns:
+            For each view its features ``(copies, B, F)``.
+        """
+        return _together(self.embed, views)
 
     # Fitting
 
@@ -304,3 +311,9 @@ class SSLModule(LoggingModule, ABC):
                 f"`ckpt_path` must be a checkpoint of {own}, got one of {method}. "
                 "To start from its network use `model.weights`."
             )
+
+
+def _together(network: Callable[[Tensor], Tensor], views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    flat = [view.flatten(0, 1) for view in views]
+    rows = network(torch.cat(flat)).split([len(part) for part in flat])
+    return tuple(part.unflatten(0, view.shape[:2]) for part, view in zip(rows, views, strict=True))

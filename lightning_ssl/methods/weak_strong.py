@@ -53,13 +53,27 @@ class WeakStrongModule(SSLModule, ABC):
             Logits of the labelled images ``(B, C)``, of the weak view of the unlabelled ones
             ``(U, C)``, detached, and of their strong view ``(U, C)``.
         """
+        features_x, features_weak, features_strong = self.embed_views(batch)
+        logits_weak = self.classifier(features_weak).detach()
+        return self.classifier(features_x), logits_weak, self.classifier(features_strong)
+
+    def embed_views(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of the three views.
+
+        Args:
+            batch: The batch.
+
+        Returns:
+            Features of the labelled images ``(B, F)``, of the weak view of the unlabelled ones
+            ``(U, F)``, detached, and of their strong view ``(U, F)``.
+        """
         x, u = batch.labeled.views, batch.unlabeled.views
         if self.separate_weak:
             with torch.no_grad(), keep_statistics(self):
-                logits_weak = self(u["weak"][0])
-            (logits_x,), (logits_strong,) = self.forward_together(x["weak"], u["strong"])
+                weak = self.embed(u["weak"][0])
+            (labeled,), (strong,) = self.features_together(x["weak"], u["strong"])
         else:
-            (logits_x,), (logits_weak,), (logits_strong,) = self.forward_together(
+            (labeled,), (weak,), (strong,) = self.features_together(
                 x["weak"], u["weak"], u["strong"]
             )
-        return logits_x, logits_weak.detach(), logits_strong
+        return labeled, weak.detach(), strong
