@@ -12,6 +12,7 @@ from PIL import Image
 from pytorch_lightning import Trainer
 from sklearn.datasets import load_digits
 
+from lightning_ssl.augment import Views
 from lightning_ssl.cli import run
 from lightning_ssl.commands import COMMANDS
 from lightning_ssl.data import SSLDataModule, from_arrays
@@ -129,11 +130,14 @@ def test_python_of_a_new_method(started: list[dict[str, torch.Tensor]]) -> None:
 
 def test_every_python_block_is_tested() -> None:
     assert len(blocks("python")) == 4
-    (arrays,) = [text for page in PAGES[1:] for text in blocks("python", page)]
+    arrays, declared = [text for page in PAGES[1:] for text in blocks("python", page)]
     images = np.zeros((40, 16, 16, 3), np.uint8)
     scope = {"images": images, "targets": [i % 2 if i < 10 else -1 for i in range(40)]}
     scope |= {"test_images": images[:4], "test_targets": [0, 1, 0, 1]}
     exec(arrays, scope | {"SSLDataModule": SSLDataModule, "from_arrays": from_arrays})
+    scope = {}
+    exec(declared, scope)
+    assert Views(scope["views"], 16).count("unlabeled") == 2
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, tensor
+from torch import Tensor, full_like, tensor
 
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import align, cross_entropy, softmax, weighted_cross_entropy
@@ -77,7 +77,7 @@ class SoftMatch(WeakStrongModule):
         """Weight of each row ``(B,)`` in [0, 1], after this batch was taken in."""
         self.mean_probs.update(probs.mean(dim=0))
         model = self.mean_probs.value
-        confidence = align(probs, uniform(self.num_classes).to(model), model).amax(dim=1)
+        confidence = align(probs, full_like(model, 1 / self.num_classes), model).amax(dim=1)
         # The variance of the whole batch, which is not the mean of the processes' variances.
         everyone = gather(confidence)
         self.mean.update(everyone.mean())
