@@ -49,7 +49,42 @@ set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE)
 
 
 class SSLCLI(LightningCLI):
-    """Lightning's command line with short config names, one run folder and linked data sizes."""
+    """Lightning's command line with short config names, one run folder and linked data sizes.
+
+    Args:
+        args: Arguments as typed, without the program's name.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        own: dict[str, Any] = {
+            "default_config_files": [str(CONFIGS / "trainer" / "default.yaml")],
+            "exit_on_error": False,
+            "allow_abbrev": False,  # a typo is an error
+        }
+        self._asked = args[0] if args else ""
+        super().__init__(
+            SSLModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # the methods configure their own
+            seed_everything_default=0,
+            parser_kwargs={
+                "prog": "lightning-ssl",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "version": lightning_ssl.__version__,
+                "epilog": f"Further commands: {', '.join(COMMANDS)} (each with --help).",
+                **dict.fromkeys(self.subcommands(), own),
+            },
+            save_config_kwargs={"overwrite": True},
+            args=list(args),
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the one that was asked for: making the options of each takes long."""
+        known = LightningCLI.subcommands()
+        return {self._asked: known[self._asked]} if self._asked in known else known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and the prediction file, and link what the data knows."""
@@ -158,31 +193,7 @@ def run(args: Sequence[str]) -> SSLCLI | None:
             allow_abbrev=False,
         )
         return None
-    return SSLCLI(
-        SSLModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,  # the methods configure their own
-        seed_everything_default=0,
-        parser_kwargs={
-            "prog": "lightning-ssl",
-            "exit_on_error": False,
-            "allow_abbrev": False,
-            "version": lightning_ssl.__version__,
-            "epilog": f"Further commands: {', '.join(COMMANDS)} (each with --help).",
-            **{
-                name: {
-                    "default_config_files": [str(CONFIGS / "trainer" / "default.yaml")],
-                    "exit_on_error": False,
-                    "allow_abbrev": False,  # a typo is an error
-                }
-                for name in SSLCLI.subcommands()
-            },
-        },
-        save_config_kwargs={"overwrite": True},
-        args=list(args),
-    )
+    return SSLCLI(args)
 
 
 def _keep_memory() -> None:
