@@ -79,7 +79,15 @@ class ClassMemory(nn.Module):
         Args:
             probs: Predictions for this process's images, ``(B, C)``.
             index: Positions of the images in the unlabelled list, ``(B,)``, int64.
+
+        Raises:
+            ValueError: If the batch does not say which images it has.
         """
+        if index is None:
+            raise ValueError(
+                "`batch.unlabeled.index` must hold the images' positions in the unlabelled list, "
+                "got None."
+            )
         label, mask = confident(probs, self.threshold)
         label, index = gather(label.where(mask, -1)), gather(index)
         # An image that is in the batch twice gets the same class on every process.

@@ -3,10 +3,8 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from lightning_ssl.distributed import mean_over_ranks
-from lightning_ssl.losses import cross_entropy, fairness_loss, pseudo_label_loss, softmax
+from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
 from lightning_ssl.methods.ramp import check_weights
 from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
 from lightning_ssl.methods.weak_strong import WeakStrongModule
@@ -67,20 +65,10 @@ class FreeMatch(WeakStrongModule):
         self.adaptive.update(probs)
         thresholds = self.adaptive.thresholds(self.clip)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
-        loss_fairness = self._fairness(logits_strong, mask)
+        loss_fairness = self.adaptive.fairness(logits_strong, mask)
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * loss_fairness
 
         self.log_losses(loss, x=loss_x, u=loss_u, fairness=loss_fairness)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         self.log_classes("threshold", thresholds)
         return loss
-
-    def _fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Fairness loss of the kept rows of all processes; a common factor does not matter."""
-        probs = softmax(logits)
-        labels = one_hot(probs.argmax(dim=1), self.num_classes).to(probs.dtype)
-        mean, histogram = (
-            mean_over_ranks((rows * mask[:, None]).mean(dim=0)) for rows in (probs, labels)
-        )
-        past = self.adaptive.probs.value, self.adaptive.histogram.value
-        return fairness_loss(mean, histogram, *past)

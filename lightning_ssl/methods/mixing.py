@@ -24,8 +24,23 @@ def draw_mixup(count: int, alpha: float, like: Tensor) -> tuple[Tensor, Tensor]:
         Partners ``(N,)``, int64, and weights ``(N,)`` in [0.5, 1], float32.
     """
     # Few numbers, drawn on the host and sent without waiting: the same on any device.
-    partner, weight = torch.randperm(count), torch.ones(count)
+    partner, weight = torch.randperm(count), torch.ones(count, dtype=torch.float32)
     if alpha > 0:
-        drawn = Beta(alpha, alpha, validate_args=False).sample((count,))
+        drawn = draw_beta(alpha, count)
         weight = torch.maximum(drawn, 1 - drawn)
     return partner.to(like.device, non_blocking=True), weight.to(like.device, non_blocking=True)
+
+
+def draw_beta(alpha: float, count: int) -> Tensor:
+    r"""Draw from :math:`\mathrm{Beta}(\alpha, \alpha)` on the host.
+
+    Args:
+        alpha: :math:`\alpha`, above 0.
+        count: How many.
+
+    Returns:
+        ``(count,)`` in [0, 1], float32.
+    """
+    # A run may have made half precision the default, in which torch cannot draw.
+    both = torch.tensor(alpha, dtype=torch.float32)
+    return Beta(both, both, validate_args=False).sample((count,))

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Beta
 
 from lightning_ssl.losses import Box, kept_share, resize_mix
+from lightning_ssl.methods.mixing import draw_beta
 
 SCOPE = (0.1, 0.8)  # sides of a box as fractions, https://arxiv.org/abs/2012.11101
 
@@ -41,7 +41,7 @@ def draw_box(side: int, alpha: float) -> Box:
     Returns:
         The box; empty where its side is below 2 pixels.
     """
-    drawn = Beta(alpha, alpha, validate_args=False).sample().sqrt().item()  # on the host
+    drawn = draw_beta(alpha, 1).sqrt().item()  # on the host
     half = int(side * (SCOPE[0] + drawn * (SCOPE[1] - SCOPE[0]))) // 2
     y, x = torch.randint(side, (2,)).tolist()
     return max(y - half, 0), max(x - half, 0), min(y + half, side), min(x + half, side)

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import (
     confident,
     cross_entropy,
-    fairness_loss,
     pseudo_label_loss,
     softmax,
     squared_error,
@@ -96,7 +94,7 @@ class RegMixMatch(WeakStrongModule):
         self.adaptive.update(probs)
         thresholds = self.adaptive.thresholds(self.clip)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
-        losses = {"x": loss_x, "u": loss_u, "fairness": self._fairness(logits_strong, mask)}
+        losses = {"x": loss_x, "u": loss_u, "fairness": self.adaptive.fairness(logits_strong, mask)}
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * losses["fairness"]
         if self.lambda_mix or self.lambda_cam:
             losses["mix"], losses["cam"] = self._mixed(batch, probs)
@@ -106,14 +104,6 @@ class RegMixMatch(WeakStrongModule):
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         self.log_classes("threshold", thresholds)
         return loss
-
-    def _fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
-        # Its means are over the images of all processes that passed the thresholds.
-        probs, kept = softmax(logits), mask[:, None]
-        hard = functional.one_hot(probs.argmax(dim=1), self.num_classes).to(probs.dtype)
-        counts = mean_over_ranks((hard * kept).sum(dim=0))
-        past = (self.adaptive.probs.value, self.adaptive.histogram.value)
-        return fairness_loss(mean_over_ranks((probs * kept).sum(dim=0)), counts, *past)
 
     def _mixed(self, batch: Batch, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Losses of the mixed confident images and of the mixed others."""

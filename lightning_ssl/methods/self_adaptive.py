@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_ssl.distributed import mean_over_ranks
+from lightning_ssl.losses import fairness_loss, softmax
 from lightning_ssl.methods.averages import ExponentialMean, uniform
 
 
@@ -55,3 +57,21 @@ class SelfAdaptiveThresholds(nn.Module):
         """
         overall = self.confidence.value.clamp(*clip)
         return overall * self.probs.value / self.probs.value.max()
+
+    def fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Fairness loss of a batch against the averages, over all processes.
+
+        Args:
+            logits: Predictions that learn, ``(B, C)``, any real.
+            mask: Rows that count, ``(B,)``, bool.
+
+        Returns:
+            Scalar in nats, see :func:`~lightning_ssl.losses.fairness_loss`.
+        """
+        probs = softmax(logits)
+        labels = functional.one_hot(probs.argmax(dim=1), self.num_classes).to(probs.dtype)
+        # Means over all rows in place of those that count: a common factor does not matter.
+        mean, histogram = (
+            mean_over_ranks((rows * mask[:, None]).mean(dim=0)) for rows in (probs, labels)
+        )
+        return fairness_loss(mean, histogram, self.probs.value, self.histogram.value)

@@ -48,6 +48,23 @@ def test_a_number_has_a_mean_too() -> None:
     assert mean.value.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_keeps_it_in_float32(dtype: torch.dtype) -> None:
+    """A step of 0.001 is less than half precision can tell from none near 1."""
+    slow = ExponentialMean(torch.tensor(1.0), 0.999)
+    window = WindowMean(torch.tensor([0.1, 0.9]), 128)
+    module = torch.nn.ModuleList([torch.nn.Linear(1, 1), slow, window]).to(dtype)
+    assert {value.dtype for value in module.parameters()} == {dtype}
+    assert torch.equal(window.value, torch.tensor([0.1, 0.9]))  # not rounded on the way
+    for _ in range(500):
+        slow.update(torch.tensor(0.0, dtype=dtype))
+    window.update(torch.tensor([0.5, 0.5], dtype=dtype))
+    assert slow.value.item() == pytest.approx(0.999**500, rel=1e-4)
+    assert window.value[0].item() == pytest.approx((127 * 0.1 + 0.5) / 128, rel=1e-6)
+    assert module.double()[1].value.dtype == torch.float64
+    assert (window.position.dtype, window.position.item()) == (torch.int64, 1)
+
+
 def test_what_is_taken_in_keeps_no_graph() -> None:
     for mean in (ExponentialMean(uniform(3)), WindowMean(uniform(3), 2)):
         mean.update(torch.rand(3, requires_grad=True))

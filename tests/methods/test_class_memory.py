@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from lightning_ssl.methods.class_memory import ClassMemory
+from lightning_ssl.types import Samples
 
 MAPPINGS = {
     "convex": lambda x: x / (2 - x),
@@ -104,6 +105,12 @@ def test_two_ranks_remember_what_one_does(two_ranks: Any) -> None:
     for step in range(80):
         remember_by_loops(entries, *draw(step), 0.9)
     assert [found.tolist() for found in two_ranks.run(_remember)] == [entries, entries]
+
+
+def test_a_batch_must_say_which_images_it_has() -> None:
+    memory, nothing = ClassMemory(2, 3, 0.8), Samples({}).index
+    with pytest.raises(ValueError, match=r"`batch.unlabeled.index` must hold .*, got None"):
+        memory.update(torch.tensor([[0.9, 0.1]]), nothing)
 
 
 @pytest.mark.parametrize(

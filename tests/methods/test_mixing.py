@@ -7,6 +7,7 @@ import torch
 
 from lightning_ssl.losses import mixup
 from lightning_ssl.methods.mixing import draw_mixup
+from lightning_ssl.methods.partners import draw_box
 
 LIKE = torch.zeros(())
 
@@ -57,3 +58,22 @@ def test_the_seed_decides():
     again, other = draw_mixup(9, 0.75, LIKE), draw_mixup(9, 0.75, LIKE)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[1], other[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_default_dtype_of_a_run_changes_no_draw(dtype):
+    """With `--trainer.precision bf16-true` half precision is the default inside a step."""
+
+    def draw():
+        torch.manual_seed(3)
+        return *draw_mixup(9, 0.75, LIKE), draw_mixup(9, 0, LIKE)[1], draw_box(32, 16.0)
+
+    expected = draw()
+    torch.set_default_dtype(dtype)
+    try:
+        found = draw()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
+    assert [value.dtype for value in found[1:3]] == [torch.float32] * 2
+    assert found[3] == expected[3]

@@ -52,8 +52,9 @@ def test_training_step_equals_the_paper(seed, monkeypatch):
         (2, 0.75, 0.5, 75.0), (1, 0.5, 0.25, 100.0), (3, 0.75, 1.0, 1.0), (2, 2.0, 0.7, 10.0)
     ][seed % 4]  # fmt: skip
     labeled, unlabeled = [(3, 3), (3, 5)][seed % 2]
+    risen = [1.0, 0.3, 0.0][seed % 3]
     module = MixMatch(
-        4, alpha, temperature, lambda_u, guess_views=views, ramp=0, backbone="wrn_10_1"
+        4, alpha, temperature, lambda_u, guess_views=views, ramp=0.25, backbone="wrn_10_1"
     ).double()
     # The images are the logits: the network under test is the identity.
     module.backbone, module.classifier = nn.Flatten(), nn.Identity()
@@ -67,6 +68,7 @@ def test_training_step_equals_the_paper(seed, monkeypatch):
         return partner, weight
 
     monkeypatch.setattr(mixmatch, "draw_mixup", draw)
+    monkeypatch.setattr(mixmatch, "ramp_up", lambda of, ramp: risen if ramp == 0.25 else None)
 
     def logits(copies: int, count: int) -> Tensor:
         shape = (copies, count, 4, 1, 1)
@@ -77,7 +79,7 @@ def test_training_step_equals_the_paper(seed, monkeypatch):
     target = torch.randint(4, (labeled,), generator=generator)
     loss = module.training_step(Batch(0, Samples({"weak": x}, target), Samples({"weak": u})), 0)
     expected = loss_by_loops(
-        x.flatten(2)[0], target, u.flatten(2), partner, weight, temperature, lambda_u
+        x.flatten(2)[0], target, u.flatten(2), partner, weight, temperature, risen * lambda_u
     )
     assert asked == [(count, alpha)]
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
