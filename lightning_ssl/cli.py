@@ -215,6 +215,9 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments as typed; None for those of the process. ``--traceback`` anywhere among
             them shows where an error came from.
+
+    Raises:
+        SystemExit: With 2 after an error of the user's, with 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if args is None else args)
     traceback = "--traceback" in given
@@ -226,6 +229,11 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {explain(error, _classes())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        # A trainer takes Ctrl-C for itself, and exits with 1 while it is handled.
+        if not any(isinstance(e, KeyboardInterrupt) for e in (stopped, stopped.__context__)):
+            raise
+        raise SystemExit(130) from None  # as shells have it: 128 and the number of the signal
 
 
 def _expand(args: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
-"""Training steps by hand: a network whose images are the logits, and losses row by row."""
+"""Training steps by hand: a network that hands on its images, and losses row by row."""
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,18 +11,40 @@ from torch import Tensor, nn
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def on_logits(module: Any) -> Any:
-    """Let the images be the logits, in float64."""
+class Columns(nn.Module):
+    """Some of the columns of a matrix."""
+
+    def __init__(self, start: int, width: int) -> None:
+        super().__init__()
+        self.start, self.width = start, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.start : self.start + self.width]
+
+
+def read_images(module: Any, *head_widths: int) -> Any:
+    """A module in float64, alone, whose images are its logits, then the outputs of its heads."""
     module.double()
-    module.backbone, module.classifier = nn.Flatten(), nn.Identity()
+    module.backbone, module.classifier = nn.Flatten(), Columns(0, module.num_classes)
+    starts = [module.num_classes + sum(head_widths[:i]) for i in range(len(head_widths))]
+    if head_widths:
+        module.projections = nn.ModuleList(
+            Columns(start, width) for start, width in zip(starts, head_widths, strict=True)
+        )
+    at_update(module, 0)
+    module.log = module.log_dict = lambda *args, **kwargs: None
     return module
 
 
-def view(generator: torch.Generator, count: int, classes: int, scale: float) -> Tensor:
-    """A view of images that are logits."""
-    shape = (1, count, classes, 1, 1)
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
-    return drawn.requires_grad_()
+def at_update(module: Any, update: int) -> None:
+    """Let a module believe that so many updates are done."""
+    module._trainer = SimpleNamespace(global_step=update, global_rank=0, log_every_n_steps=0)
+
+
+def images(count: int, width: int, generator: torch.Generator, scale: float = 2.0) -> Tensor:
+    """A view of random images ``(1, count, width, 1, 1)`` that records gradients."""
+    drawn = torch.randn(1, count, width, 1, 1, generator=generator, dtype=torch.float64)
+    return (drawn * scale).requires_grad_()
 
 
 def rows(images: Tensor) -> Tensor:
@@ -56,12 +79,20 @@ def labeled_loss(images: Tensor, target: Tensor) -> Tensor:
     return sum(losses) / len(losses)
 
 
+def same(found: Tensor, wanted: Tensor, *views: Tensor) -> None:
+    """Equal values, and equal gradients with respect to views; where there are none, zeros."""
+    exact = {"rtol": 1e-10, "atol": 1e-12}
+    torch.testing.assert_close(found, wanted, **exact)
+    gradients = [
+        torch.autograd.grad(value, views, retain_graph=True, materialize_grads=True)
+        for value in (found, wanted)
+    ]
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, **exact)
+
+
 def compare(loss: Tensor, expected: Tensor, learn: Sequence[Tensor], teachers: Tensor) -> None:
     """Same value, same gradient of what learns, none of what teaches."""
-    torch.testing.assert_close(loss, expected, **EXACT)
-    found, wanted = (
-        torch.autograd.grad(value, (*learn, teachers), allow_unused=True, materialize_grads=True)
-        for value in (loss, expected)
-    )
-    torch.testing.assert_close(found, wanted, **EXACT)
-    assert not found[-1].any()
+    same(loss, expected, *learn, teachers)
+    (taught,) = torch.autograd.grad(loss, teachers, materialize_grads=True)
+    assert not taught.any()

@@ -334,15 +334,34 @@ def test_tables_and_figure(
     assert Path("out/compare.png").stat().st_size > 0
 
 
-def test_ctrl_c_stops_the_processes(fake: type[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("looks", "killed"), [(1, [True, True]), (4, [False, False, True])])
+def test_ctrl_c_stops_the_processes_and_keeps_what_is_finished(
+    looks: int,
+    killed: list[bool],
+    fake: type[Process],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    waited: list[float] = []
+
     def interrupt(seconds: float) -> None:
-        raise KeyboardInterrupt
+        waited.append(seconds)
+        if len(waited) == looks:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=interrupt))
-    with pytest.raises(KeyboardInterrupt):
-        compare("--labels", "[20]", "--methods", "[Supervised]", "--jobs", "2")
-    assert [process.killed for process in fake.started] == [True, True]
-    assert not Path("out/results.csv").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        compare("--labels", "[20]", "--methods", "[Supervised]", "--seeds", "3", "--jobs", "2")
+    assert stopped.value.code == 130
+    assert [process.killed for process in fake.started] == killed
+    said = capsys.readouterr()
+    assert said.err == ""
+    finished = killed.count(False)
+    assert Path("out/results.csv").exists() == bool(finished)
+    if finished:
+        assert [row["seed"] for row in rows("out/results.csv")] == ["0", "1"]
+        assert "compare.png, of 2 of 3 runs" in said.out
 
 
 def test_a_run_does_not_outlive_the_command() -> None:

@@ -46,7 +46,8 @@ def compare(
     Writes ``results.csv`` (a row a run), ``evaluations.csv`` (top-1 and top-5 in the course of each
     run) and ``compare.png``, and prints mean and standard deviation over the seeds. Each run is a
     process with a folder of its own. The same command goes on where it stopped, inside a run too;
-    more labels, methods or seeds add runs to those that are there.
+    more labels, methods or seeds add runs to those that are there. Stopped by Ctrl-C, it writes
+    what the finished runs found.
 
     Args:
         labels: Numbers of labelled images.
@@ -79,17 +80,25 @@ def compare(
     )
     for run in runs:
         _check_same(run)
-    failed = _train(runs, jobs or (1 if torch.cuda.is_available() else available_cores()))
-    finished = [run for run in runs if run.result.exists()]
-    if finished:
-        Console().print(write_tables(finished, Path(run_dir)))
-        files = "results.csv, evaluations.csv, compare.png"
-        Console().print(f"Written to {run_dir}: {files}", soft_wrap=True)
+    try:
+        failed = _train(runs, jobs or (1 if torch.cuda.is_available() else available_cores()))
+    finally:
+        _report(runs, Path(run_dir))  # after Ctrl-C, too
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(runs)} runs failed, see "
             f"{', '.join(str(_log(run)) for run in failed)}. The same command tries them again."
         )
+
+
+def _report(runs: Sequence[Run], folder: Path) -> None:
+    """Show and write what the finished runs found."""
+    finished = [run for run in runs if run.result.exists()]
+    if finished:
+        Console().print(write_tables(finished, folder))
+        files = "results.csv, evaluations.csv, compare.png"
+        of = "" if len(finished) == len(runs) else f", of {len(finished)} of {len(runs)} runs"
+        Console().print(f"Written to {folder}: {files}{of}", soft_wrap=True)
 
 
 def _all_methods() -> list[str]:

@@ -81,7 +81,8 @@ class CRMatch(SSLModule):
         batch = as_batch(batch)
         x, u = batch.labeled, batch.unlabeled
         images_x, weak, strong = x.views["weak"][0], u.views["weak"][0], u.views["strong"][0]
-        # Spread over the batch, so that any number of processes turns the same images.
+        # Spread over the batch: where it is a multiple of the labelled one, any number of processes
+        # turns the same images.
         turned = four_rotations(weak[:: max(1, len(weak) // len(images_x))])
         images = [images_x, weak, strong, turned]
         sizes = [len(part) for part in images]

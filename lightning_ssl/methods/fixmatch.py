@@ -1,20 +1,17 @@
 """FixMatch: hard pseudo-labels from weak views, consistency on strong views."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss
-from lightning_ssl.methods.abc_head import ABCHead
-from lightning_ssl.methods.build_imbalance import ImbalanceName, build_imbalance
-from lightning_ssl.methods.imbalance import Imbalance
-from lightning_ssl.methods.ramp import check_fraction, progress
+from lightning_ssl.methods.imbalance_module import ImbalanceModule
+from lightning_ssl.methods.ramp import check_fraction
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 
 
-class FixMatch(WeakStrongModule):
+class FixMatch(ImbalanceModule, WeakStrongModule):
     r"""FixMatch: the strong view learns the label that the weak view is confident of.
 
     .. math::
@@ -31,48 +28,26 @@ class FixMatch(WeakStrongModule):
         num_classes: Number of classes; taken from the data on the command line.
         threshold: Confidence in [0, 1] above which a pseudo-label counts.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        imbalance: :class:`~lightning_ssl.methods.imbalance.LogitAdjustment`,
-            :class:`~lightning_ssl.methods.imbalance.ProgressiveAlignment`,
-            :class:`~lightning_ssl.methods.abc_head.ABCHead`, or null for no correction.
-        imbalance_args: Further arguments of that class.
-        class_counts: Labelled images of each class, for ``imbalance``; taken from the data on the
-            command line.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
-            and of :class:`SSLModule`.
+            :class:`~lightning_ssl.methods.imbalance_module.ImbalanceModule`, such as ``imbalance``,
+            of :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as
+            ``separate_weak``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        threshold: float = 0.95,
-        lambda_u: float = 1.0,
-        imbalance: ImbalanceName | None = None,
-        imbalance_args: dict[str, Any] | None = None,
-        class_counts: Sequence[int] | None = None,
-        **kwargs: Any,
+        self, num_classes: int, threshold: float = 0.95, lambda_u: float = 1.0, **kwargs: Any
     ) -> None:
-        super().__init__(num_classes, lambda_u, **kwargs)
+        super().__init__(num_classes, lambda_u=lambda_u, **kwargs)
         self.threshold = check_fraction("threshold", threshold)
-        correction = build_imbalance(
-            *(imbalance, imbalance_args, class_counts, num_classes, self.num_features)
-        )
-        self.unbalanced: nn.Module | None = None
-        if isinstance(correction, ABCHead):
-            # The network predicts with the balanced head, the loss below keeps its own.
-            self.unbalanced, self.classifier = self.classifier, correction
-            correction = Imbalance()
-        self.imbalance = correction
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
         features, target = self.embed_views(batch), batch.labeled.target
-        head = self.classifier if self.unbalanced is None else self.unbalanced
-        logits_x, logits_weak, logits_strong = map(head, features)
+        logits_x, logits_weak, logits_strong = map(self.head, features)
 
         loss_x = cross_entropy(self.imbalance.labeled(logits_x), target)
         probs = self.imbalance.teach(logits_weak, self)
@@ -80,9 +55,8 @@ class FixMatch(WeakStrongModule):
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
         losses = {"x": loss_x, "u": loss_u}
         loss = loss_x + self.lambda_u * loss_u
-        if isinstance(self.classifier, ABCHead):
-            done = progress(self, "`imbalance` must not be 'ABCHead'")
-            losses["balanced"] = self.classifier.loss(*features, target, done)
+        if self.unbalanced is not None:
+            losses["balanced"] = self.balanced_loss(*features, target)
             loss = loss + losses["balanced"]
 
         self.log_losses(loss, **losses)

@@ -9,16 +9,11 @@ from torch.nn import functional
 
 from lightning_ssl.augment import CTAugmentProbe, View
 from lightning_ssl.augment.geometry import quarter_turns
-from lightning_ssl.losses import (
-    align,
-    cross_entropy,
-    mixup,
-    sharpen,
-    softmax,
-    weighted_cross_entropy,
-)
-from lightning_ssl.methods.averages import ExponentialMean, WindowMean, uniform
+from lightning_ssl.losses import cross_entropy, mixup, sharpen, weighted_cross_entropy
+from lightning_ssl.methods.alignment import Alignment
 from lightning_ssl.methods.base import ViewSpec
+from lightning_ssl.methods.imbalance import Imbalance
+from lightning_ssl.methods.imbalance_module import ImbalanceModule
 from lightning_ssl.methods.magnitudes import MagnitudesModule
 from lightning_ssl.methods.mixing import draw_mixup
 from lightning_ssl.methods.ramp import check_fraction, check_weights, ramp_up
@@ -26,7 +21,7 @@ from lightning_ssl.models import LinearHead, keep_statistics
 from lightning_ssl.types import Batch, as_batch
 
 
-class ReMixMatch(MagnitudesModule):
+class ReMixMatch(ImbalanceModule, MagnitudesModule):
     r"""ReMixMatch: one aligned, sharpened guess per image is the target of all its views.
 
     .. math::
@@ -57,7 +52,9 @@ class ReMixMatch(MagnitudesModule):
             on the command line. None for a running mean over labelled batches.
         **kwargs: ``augment``: ``randaugment`` for the strong views and weak labelled images, or the
             paper's ``ctaugment`` for both, which needs some hundred updates to find its magnitudes;
-            and arguments of :class:`SSLModule`; ``ema_decay`` must be above 0.
+            arguments of :class:`~lightning_ssl.methods.imbalance_module.ImbalanceModule`, whose
+            teacher is in the place of the alignment; and of :class:`SSLModule`; ``ema_decay`` must
+            be above 0.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -76,7 +73,7 @@ class ReMixMatch(MagnitudesModule):
         class_counts: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, **kwargs)
+        super().__init__(num_classes, class_counts=class_counts, **kwargs)
         check_weights(lambda_u=lambda_u, lambda_kl=lambda_kl, lambda_rotation=lambda_rotation)
         check_weights(alpha=alpha)
         if strong_views < 1:
@@ -87,14 +84,8 @@ class ReMixMatch(MagnitudesModule):
         self.strong_views, self.temperature, self.alpha = strong_views, temperature, alpha
         self.ramp = check_fraction("ramp", ramp)
         self.rotation: nn.Module = LinearHead(self.num_features, 4)
-        self.predicted = WindowMean(uniform(num_classes), 128)
-        self.counted = class_counts is not None
-        counts = torch.tensor(class_counts if self.counted else [1] * num_classes).float()
-        if len(counts) != num_classes or counts.sum() <= 0:
-            raise ValueError(
-                f"`class_counts` must be {num_classes} numbers, one above 0, got {class_counts}."
-            )
-        self.occurring = ExponentialMean(counts / counts.sum())
+        if type(self.imbalance) is Imbalance:  # whose teacher would be in its place
+            self.imbalance = Alignment(num_classes, class_counts)
 
     @property
     def views(self) -> ViewSpec:
@@ -114,7 +105,7 @@ class ReMixMatch(MagnitudesModule):
         return [kernels, rest, *layers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of four losses, see :meth:`SSLModule.training_step`."""
+        """The weighted sum of the losses, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
         x, u = batch.labeled, batch.unlabeled
         (images_x,) = x.views["weak" if self.ctaugment is None else "strong"]
@@ -125,32 +116,39 @@ class ReMixMatch(MagnitudesModule):
         images = torch.cat([images_x, weak, *strong])
         target = torch.cat([labels.to(guess), guess.repeat(1 + len(strong), 1)])
         partner, weight = draw_mixup(len(images), self.alpha, images)
-        logits, target = self(mixup(images, partner, weight)), mixup(target, partner, weight)
-        b = len(labels)
-        loss_x = weighted_cross_entropy(logits[:b], target[:b])
-        loss_u = weighted_cross_entropy(logits[b:], target[b:])
+        logits = self.head(self.embed(mixup(images, partner, weight)))
+        target, b = mixup(target, partner, weight), len(labels)
+        labeled, unlabeled = self.imbalance.labeled(logits[:b]), self.imbalance.learn(logits[b:])
+        losses = {
+            "x": weighted_cross_entropy(labeled, target[:b]),
+            "u": weighted_cross_entropy(unlabeled, target[b:]),
+        }
         with keep_statistics(self):
-            loss_kl = weighted_cross_entropy(self(strong[0]), guess)
-            loss_rotation = self._rotation_loss(strong[0])
-        unlabeled = self.lambda_u * loss_u + self.lambda_kl * loss_kl
-        loss = loss_x + ramp_up(self, self.ramp) * unlabeled + self.lambda_rotation * loss_rotation
+            first = self.imbalance.learn(self.head(self.embed(strong[0])))
+            losses["kl"] = weighted_cross_entropy(first, guess)
+            losses["rotation"] = self._rotation_loss(strong[0])
+            if self.unbalanced is not None:
+                plain = (images_x[None], weak[None], strong[:1])
+                (f_x,), (f_weak,), (f_strong,) = self.features_together(*plain)
+                losses["balanced"] = self.balanced_loss(f_x, f_weak, f_strong, x.target)
+        rising = self.lambda_u * losses["u"] + self.lambda_kl * losses["kl"]
+        loss = losses["x"] + ramp_up(self, self.ramp) * rising
+        loss = loss + self.lambda_rotation * losses["rotation"] + losses.get("balanced", 0)
 
-        self.log_losses(loss, x=loss_x, u=loss_u, kl=loss_kl, rotation=loss_rotation)
+        self.log_losses(loss, **losses)
         self.log_pseudo_accuracy(guess, u.hidden_target)
-        self.log_classes("predicted", self.predicted.value)
         self.learn_magnitudes(x)
         return loss
 
     @torch.no_grad()
     def _guess(self, weak: Tensor, labels: Tensor) -> Tensor:
-        """Aligned and sharpened prediction ``(U, C)``; the means take this batch in afterwards."""
+        """Aligned or corrected prediction ``(U, C)``, sharpened."""
         with keep_statistics(self):
-            probs = softmax(self(weak))
-        aligned = align(probs, self.occurring.value, self.predicted.value)
-        self.predicted.update(probs.mean(dim=0))
-        if not self.counted:
-            self.occurring.update(labels.mean(dim=0))
-        return sharpen(aligned, temperature=self.temperature)
+            logits = self.head(self.embed(weak))
+        probs = self.imbalance.teach(logits, self)
+        if isinstance(self.imbalance, Alignment):
+            self.imbalance.count(labels)
+        return sharpen(probs, temperature=self.temperature)
 
     def _rotation_loss(self, images: Tensor) -> Tensor:
         """Turn a quarter of the images of all processes by each angle, and ask for it."""

@@ -9,7 +9,17 @@ from torch import nn
 from lightning_ssl.methods import AdaMatch
 from lightning_ssl.types import Batch, Samples
 
-from steps import EXACT, best, compare, cross_entropy, labeled_loss, on_logits, rows, teach, view
+from steps import (
+    EXACT,
+    best,
+    compare,
+    cross_entropy,
+    images,
+    labeled_loss,
+    read_images,
+    rows,
+    teach,
+)
 
 
 class Alone(nn.Module):
@@ -45,12 +55,12 @@ def aligned(probs, labeled, unlabeled):
 def test_sixty_steps_equal_loops(simple, threshold, decay, window, ramp):
     generator = torch.Generator().manual_seed(4)
     options = {"simple": simple, "ramp": ramp, "lambda_u": 1.5, "backbone": "wrn_10_1"}
-    module = on_logits(AdaMatch(4, threshold, decay, window, **options))
+    module = read_images(AdaMatch(4, threshold, decay, window, **options))
     module.backbone = Alone()
     exponential, batches, kept = {"x": [0.25] * 4, "u": [0.25] * 4}, [[0.25] * 4] * window, 0
     for step in range(60):
         silent(module, step, 60)
-        x, x_strong, weak, strong = (view(generator, n, 4, 2.0) for n in (3, 3, 6, 6))
+        x, x_strong, weak, strong = (images(n, 4, generator, 2.0) for n in (3, 3, 6, 6))
         target = torch.randint(4, (3,), generator=generator)
         labeled = {"weak": x} if simple else {"weak": x, "strong": x_strong}
         u = Samples({"weak": weak, "strong": strong})
@@ -98,7 +108,7 @@ def test_sixty_steps_equal_loops(simple, threshold, decay, window, ramp):
 
 @pytest.mark.parametrize(("done", "weight"), [(0, 0.0), (25, 0.5), (50, 1.0), (80, 1.0)])
 def test_the_weight_rises_along_half_a_cosine(done, weight):
-    module = on_logits(AdaMatch(2, threshold=0.0, backbone="wrn_10_1"))
+    module = read_images(AdaMatch(2, threshold=0.0, backbone="wrn_10_1"))
     silent(module, done, 100)
     zero = torch.zeros(1, 3, 2, 1, 1, dtype=torch.float64)
     x = Samples({"weak": zero, "strong": zero}, torch.tensor([0, 0, 0]))

@@ -11,7 +11,7 @@ from lightning_ssl.methods import CoMatch
 from lightning_ssl.methods.bank import RecentBank
 from lightning_ssl.types import Batch, Samples
 
-from identity import images, read_images, same
+from steps import images, read_images, same
 
 CLASSES, WIDTH, TEMPERATURE, SMOOTHING = 3, 2, 0.2, 0.9
 

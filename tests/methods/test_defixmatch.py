@@ -6,7 +6,7 @@ import torch
 from lightning_ssl.methods import DeFixMatch
 from lightning_ssl.types import Batch, Samples
 
-from identity import images, read_images, same
+from steps import images, read_images, same
 
 
 def fixmatch_by_loops(weak, strong, threshold):

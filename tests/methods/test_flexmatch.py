@@ -8,7 +8,7 @@ import torch
 from lightning_ssl.methods import FlexMatch
 from lightning_ssl.types import Batch, Samples
 
-from steps import best, compare, cross_entropy, labeled_loss, on_logits, rows, teach, view
+from steps import best, compare, cross_entropy, images, labeled_loss, read_images, rows, teach
 
 MAPPINGS = {
     "convex": lambda x: x / (2 - x),
@@ -34,10 +34,10 @@ def thresholds_by_loops(memory, tau, mapping, warmup):
 def test_sixty_steps_equal_loops(mapping, warmup, tau, lambda_u):
     generator = torch.Generator().manual_seed(1)
     module = FlexMatch(4, 30, tau, mapping, warmup, lambda_u, backbone="wrn_10_1")
-    on_logits(module)
+    read_images(module)
     memory, kept = [-1] * 30, []
     for step in range(60):
-        x, weak, strong = (view(generator, n, 4, 3.0) for n in (3, 8, 8))
+        x, weak, strong = (images(n, 4, generator, 3.0) for n in (3, 8, 8))
         target = torch.randint(4, (3,), generator=generator)
         index = torch.randperm(30, generator=generator)[:8]
         u = Samples({"weak": weak, "strong": strong}, index=index)
@@ -69,7 +69,7 @@ def one_step(module, logits_weak, index, strong=None):
 
 
 def test_a_batch_is_masked_by_what_was_known_before_it():
-    module = on_logits(FlexMatch(2, 2, 0.9, warmup=False, backbone="wrn_10_1"))
+    module = read_images(FlexMatch(2, 2, 0.9, warmup=False, backbone="wrn_10_1"))
     # Nothing is known: all thresholds are 0, and unconfident images count, too.
     assert one_step(module, [[5.0, 0.0], [0.1, 0.0]], [0, 1]) == pytest.approx(math.log(2))
     # Class 0 has all that is remembered, its threshold is 0.9 now; class 1 has none.
@@ -79,7 +79,7 @@ def test_a_batch_is_masked_by_what_was_known_before_it():
 
 
 def test_what_is_remembered_is_stored_with_the_weights():
-    module = on_logits(FlexMatch(2, 3, backbone="wrn_10_1"))
+    module = read_images(FlexMatch(2, 3, backbone="wrn_10_1"))
     one_step(module, [[0.0, 9.0], [0.0, 0.0]], [2, 0])
     assert module.state_dict()["memory.classes"].tolist() == [-1, -1, 1]
 

@@ -9,7 +9,17 @@ from lightning_ssl.losses import fairness_loss
 from lightning_ssl.methods import FreeMatch
 from lightning_ssl.types import Batch, Samples
 
-from steps import EXACT, best, compare, cross_entropy, labeled_loss, on_logits, rows, teach, view
+from steps import (
+    EXACT,
+    best,
+    compare,
+    cross_entropy,
+    images,
+    labeled_loss,
+    read_images,
+    rows,
+    teach,
+)
 
 
 def normalized_quotient(mean, histogram):
@@ -37,10 +47,10 @@ def fairness_by_loops(kept, past_mean, past_histogram):
 )
 def test_sixty_steps_equal_loops(clip, weight, decay, scale):
     generator = torch.Generator().manual_seed(2)
-    module = on_logits(FreeMatch(4, weight, decay, clip, 1.5, backbone="wrn_10_1"))
+    module = read_images(FreeMatch(4, weight, decay, clip, 1.5, backbone="wrn_10_1"))
     tau, mean, histogram, kept_counts = 0.25, [0.25] * 4, [0.25] * 4, []
     for step in range(60):
-        x, weak, strong = (view(generator, n, 4, scale) for n in (3, 6, 6))
+        x, weak, strong = (images(n, 4, generator, scale) for n in (3, 6, 6))
         target = torch.randint(4, (3,), generator=generator)
         batch = Batch(step, Samples({"weak": x}, target), Samples({"weak": weak, "strong": strong}))
         loss = module.training_step(batch, step)
@@ -106,7 +116,7 @@ def test_a_class_that_is_not_kept_counts_as_zero():
 
 
 def test_the_first_batch_is_masked_by_thresholds_that_know_it():
-    module = on_logits(FreeMatch(2, 0.0, 0.0, backbone="wrn_10_1"))  # no memory of the past
+    module = read_images(FreeMatch(2, 0.0, 0.0, backbone="wrn_10_1"))  # no memory of the past
     weak = torch.tensor([[4.0, 0.0], [1.0, 0.0]], dtype=torch.float64).view(1, 2, 2, 1, 1)
     u = Samples({"weak": weak, "strong": torch.zeros_like(weak)})
     x = Samples({"weak": torch.zeros(1, 1, 2, 1, 1, dtype=torch.float64)}, torch.tensor([0]))

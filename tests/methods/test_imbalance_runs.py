@@ -1,4 +1,4 @@
-"""Runs of FixMatch with corrections for imbalanced classes."""
+"""Runs with corrections for imbalanced classes."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from pytorch_lightning import Trainer, seed_everything
 
+from lightning_ssl import methods
 from lightning_ssl.cli import run
 from lightning_ssl.data import SSLDataModule, from_arrays, open_source
 from lightning_ssl.methods import FixMatch
@@ -51,26 +52,31 @@ def test_rare_classes_are_learnt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "logged"),
+    ("method", "name", "logged"),
     [
-        ("LogitAdjustment", {f"train/predicted_{c}" for c in range(10)}),
-        ("ProgressiveAlignment", {f"train/predicted_{c}" for c in range(10)}),
-        ("ABCHead", {"train/loss_balanced"}),
+        ("FixMatch", "LogitAdjustment", {f"train/predicted_{c}" for c in range(10)}),
+        ("FixMatch", "ProgressiveAlignment", {f"train/predicted_{c}" for c in range(10)}),
+        ("FixMatch", "ABCHead", {"train/loss_balanced"}),
+        ("ReMixMatch", "LogitAdjustment", {f"train/predicted_{c}" for c in range(10)}),
+        ("ReMixMatch", "ABCHead", {"train/loss_balanced", "train/predicted_0"}),
     ],
 )
-def test_a_killed_run_goes_on_and_its_checkpoint_predicts(name: str, logged: set[str]) -> None:
+def test_a_killed_run_goes_on_and_its_checkpoint_predicts(
+    method: str, name: str, logged: set[str]
+) -> None:
     options = (
-        *("--model.imbalance", name, "--model.threshold", "0.15"),
+        *("--model.imbalance", name),
+        *(("--model.threshold", "0.15") if method == "FixMatch" else ()),
         *("--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",),
         *("--trainer.callbacks.filename", "each", "--trainer.callbacks.every_n_train_steps", "1"),
         *("--trainer.log_every_n_steps", "1"),
     )
-    cli = fit("FixMatch", "whole", 4, *options)
+    cli = fit(method, "whole", 4, *options)
     assert logged <= set(cli.trainer.callback_metrics)
     killed = ("--trainer.callbacks+=probes.Die", "--trainer.callbacks.step", "3")
     with pytest.raises(SystemExit):
-        fit("FixMatch", "cut", 4, *options, *killed)
-    fit("FixMatch", "cut", 4, *options, "--ckpt_path", "cut/checkpoints/each.ckpt",
+        fit(method, "cut", 4, *options, *killed)
+    fit(method, "cut", 4, *options, "--ckpt_path", "cut/checkpoints/each.ckpt",
         "--run_dir", "resumed")  # fmt: skip
     whole, resumed = load("whole"), load("resumed")
     states = ("state_dict", "current_model_state", "optimizer_states")
@@ -82,6 +88,6 @@ def test_a_killed_run_goes_on_and_its_checkpoint_predicts(name: str, logged: set
     run(["predict", "--ckpt_path", "whole/checkpoints/last.ckpt", "--data.root", "images",
          "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])  # fmt: skip
     assert len(Path("predictions.csv").read_text().splitlines()) == 2
-    loaded = FixMatch.load_from_checkpoint("whole/checkpoints/last.ckpt").eval()
+    loaded = getattr(methods, method).load_from_checkpoint("whole/checkpoints/last.ckpt").eval()
     images = torch.rand(5, 3, 8, 8)
     torch.testing.assert_close(loaded(images), cli.model.eval()(images), rtol=0, atol=0)

@@ -6,7 +6,7 @@ import torch
 from lightning_ssl.methods import ReFixMatch
 from lightning_ssl.types import Batch, Samples
 
-from identity import images, read_images, same
+from steps import images, read_images, same
 
 
 def loss_by_loops(x, target, weak, strong, threshold, lambda_u, temperature):

@@ -45,10 +45,11 @@ def linear(**options: Any) -> Alone:
     nn.init.normal_(teacher.classifier.weight)
     module.average = [teacher]
     # A third in float64; the module was built in float32.
-    for buffer in (module.predicted.value, module.predicted.window):
+    alignment: Any = module.imbalance
+    for buffer in (alignment.predicted.value, alignment.predicted.window):
         buffer.fill_(1 / C)
     if not options.get("class_counts"):
-        module.occurring.value.fill_(1 / C)
+        alignment.occurring.value.fill_(1 / C)
     return module
 
 
@@ -198,10 +199,11 @@ def test_50_steps_equal_the_paper(
         torch.testing.assert_close(found, list(wanted), rtol=1e-9, atol=1e-10)
         optimizer.step()
     window = torch.tensor(state.window, dtype=torch.float64)
-    torch.testing.assert_close(module.predicted.value, window.mean(0))
-    assert module.predicted.value.std() > 1e-3
+    alignment: Any = module.imbalance
+    torch.testing.assert_close(alignment.predicted.value, window.mean(0))
+    assert alignment.predicted.value.std() > 1e-3
     occurring = torch.tensor(state.occurring, dtype=torch.float64)
-    torch.testing.assert_close(module.occurring.value, occurring)
+    torch.testing.assert_close(alignment.occurring.value, occurring)
     if module.ctaugment is not None:
         assert len(state.rates) > 100
         for place, rate in state.rates.items():
@@ -260,15 +262,18 @@ def test_the_rotation_head_does_not_decay_and_everything_is_trained(network: Any
 def test_average_and_checkpoint_hold_the_head_the_means_and_the_rates() -> None:
     cli = fit("ReMixMatch", "a", 4, "--model.augment", "ctaugment", "--model.ema_decay", "0.9")
     state = load("a")
-    for name in ("rotation.weight", "ctaugment.rates", "predicted.window", "occurring.value"):
+    means = ("imbalance.predicted.window", "imbalance.occurring.value")
+    for name in ("rotation.weight", "ctaugment.rates", *means):
         assert name in state["state_dict"]
         same = torch.equal(state["state_dict"][name], state["current_model_state"][name])
         assert same is (name != "rotation.weight")
     rates = state["state_dict"]["ctaugment.rates"]
     assert (rates[rates > 0] < 1).any()
-    assert state["state_dict"]["predicted.position"] == 4
+    assert state["state_dict"]["imbalance.predicted.position"] == 4
     # From the labels of digits: two of each class.
-    torch.testing.assert_close(state["state_dict"]["occurring.value"], torch.full((10,), 0.1))
+    torch.testing.assert_close(
+        state["state_dict"]["imbalance.occurring.value"], torch.full((10,), 0.1)
+    )
     assert cli.trainer.callback_metrics["train/usable_bins"] == 1
 
 

@@ -6,7 +6,7 @@ import torch
 from lightning_ssl.methods import SequenceMatch
 from lightning_ssl.types import Batch, Samples
 
-from identity import images, read_images, same
+from steps import images, read_images, same
 
 CLASSES, UNLABELED, TEMPERATURE = 3, 12, 0.5
 

@@ -11,7 +11,7 @@ from lightning_ssl.methods import SimMatch
 from lightning_ssl.methods.bank import LabeledBank
 from lightning_ssl.types import Batch, Samples
 
-from identity import at_update, images, read_images, same
+from steps import at_update, images, read_images, same
 
 CLASSES, WIDTH, LABELED, TEMPERATURE, SMOOTHING, DECAY = 3, 2, 7, 0.1, 0.9, 0.7
 

@@ -8,7 +8,17 @@ import torch
 from lightning_ssl.methods import SoftMatch
 from lightning_ssl.types import Batch, Samples
 
-from steps import EXACT, best, compare, cross_entropy, labeled_loss, on_logits, rows, teach, view
+from steps import (
+    EXACT,
+    best,
+    compare,
+    cross_entropy,
+    images,
+    labeled_loss,
+    read_images,
+    rows,
+    teach,
+)
 
 
 def aligned(probs, past):
@@ -20,10 +30,10 @@ def aligned(probs, past):
 @pytest.mark.parametrize(("n_sigma", "decay"), [(2.0, 0.9), (3.0, 0.5), (1.0, 0.99)])
 def test_sixty_steps_equal_loops(n_sigma, decay):
     generator = torch.Generator().manual_seed(3)
-    module = on_logits(SoftMatch(4, n_sigma, decay, 1.5, backbone="wrn_10_1"))
+    module = read_images(SoftMatch(4, n_sigma, decay, 1.5, backbone="wrn_10_1"))
     past, mu, variance, other_labels, whole = [0.25] * 4, 0.25, 1.0, 0, 0
     for step in range(60):
-        x, weak, strong = (view(generator, n, 4, 2.0) for n in (3, 6, 6))
+        x, weak, strong = (images(n, 4, generator, 2.0) for n in (3, 6, 6))
         with torch.no_grad():
             weak[:, :, 0] += 1  # a class that is predicted too often, which alignment corrects
         target = torch.randint(4, (3,), generator=generator)
