@@ -36,6 +36,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import pytorch_lightning as pl
@@ -60,6 +61,7 @@ from parts import (
 from torch import Tensor, nn
 
 from lightning_ssl import methods
+from lightning_ssl.cli_checkpoint import TRAINED_ON
 from lightning_ssl.cli_configs import CONFIGS
 from lightning_ssl.data import SSLDataModule, from_arrays
 
@@ -233,7 +235,9 @@ def run(backbone: str, args: argparse.Namespace) -> Rounds:
     )
     options = config_of(args.method)["model"]["init_args"]
     views = {name: value for name, value in options.items() if name in VIEWS}
-    trainer.fit(getattr(methods, args.method)(CLASSES, backbone=backbone, **views), datamodule=data)
+    method = getattr(methods, args.method)
+    sizes = {n: getattr(data, n) for n in TRAINED_ON if n in signature(method).parameters}
+    trainer.fit(method(CLASSES, backbone=backbone, **sizes, **views), datamodule=data)
     return rounds
 
 
