@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, full_like, tensor
+from torch import Tensor, finfo, full_like, tensor
 
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import align, cross_entropy, softmax, weighted_cross_entropy
@@ -81,6 +81,9 @@ class SoftMatch(WeakStrongModule):
         # The variance of the whole batch, which is not the mean of the processes' variances.
         everyone = gather(confidence)
         self.mean.update(everyone.mean())
-        self.variance.update(everyone.var())
+        if len(everyone) > 1:  # one image has none
+            self.variance.update(everyone.var())
         below = (confidence - self.mean.value).clamp(max=0)
-        return (-below.square() * self.n_sigma**2 / (2 * self.variance.value)).exp()
+        # Equal confidences count fully, also where they never differed.
+        spread = (2 * self.variance.value).clamp(min=finfo(self.variance.value.dtype).tiny)
+        return (-below.square() * self.n_sigma**2 / spread).exp()

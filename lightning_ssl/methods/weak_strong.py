@@ -20,7 +20,7 @@ class WeakStrongModule(SSLModule, ABC):
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         separate_weak: Whether the weak view of the unlabelled images takes a pass of its own,
             without gradient, which is faster. BatchNorm then normalises it by itself, and its
-            running statistics come from the other views.
+            running statistics come from the other views, which costs accuracy.
         **kwargs: Arguments of :class:`SSLModule`.
 
     Raises:

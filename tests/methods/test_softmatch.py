@@ -77,3 +77,15 @@ def test_the_statistics_start_at_an_even_guess_and_variance_one():
 def test_errors_name_argument_and_value(option, value, allowed):
     with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got {value}"):
         SoftMatch(4, backbone="wrn_10_1", **{option: value})
+
+
+def test_a_batch_of_one_image_and_equal_confidences_leave_finite_weights():
+    module = read_images(SoftMatch(4, 2.0, 0.0, 1.0, backbone="wrn_10_1"))
+    x = Samples({"weak": torch.zeros(1, 1, 4, 1, 1, dtype=torch.float64)}, torch.tensor([0]))
+    for count in (1, 3, 1):  # three equal images have no variance, with decay 0 from then on
+        views = {
+            name: torch.zeros(1, count, 4, 1, 1, dtype=torch.float64) for name in ("weak", "strong")
+        }
+        loss = module.training_step(Batch(0, x, Samples(views)), 0)
+        torch.testing.assert_close(loss, torch.tensor(2 * math.log(4), dtype=torch.float64))
+    assert module.variance.value == 0
