@@ -9,7 +9,7 @@ from lightning_ssl.cli import run
 
 from probes import NoWaiting
 from runs import SMALL, load
-from test_methods import Row, each_method, start
+from test_methods import ROWS, Row, each_method, start
 
 pytestmark = pytest.mark.gpu
 STREAMS = {
@@ -32,23 +32,35 @@ def test_views_do_not_depend_on_the_device(size: int) -> None:
 GPU = ("--trainer.accelerator", "gpu", "--trainer.devices", "1")
 
 
-@each_method
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_a_step_never_waits_for_the_device(
-    row: Row, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def check_no_waiting(row: Row, monkeypatch: pytest.MonkeyPatch, *args: str) -> None:
     monkeypatch.setattr(progress, "monotonic", lambda: 0.0)  # the bar is due in the first step only
     # Fetching, transfer, views, loss, log, optimizer, schedule, average and bar are all inside.
     try:
-        cli = start(row, "a", 9, *GPU, "--trainer.precision", precision,
-                    "--trainer.callbacks+=probes.NoWaiting", "--data.steps_per_epoch", "9",
-                    "--trainer.enable_progress_bar", "true", "--trainer.log_every_n_steps", "1000",
-                    "--trainer.limit_val_batches", "0")  # fmt: skip
+        cli = start(row, "a", 9, *GPU, "--trainer.callbacks+=probes.NoWaiting",
+                    "--data.steps_per_epoch", "9", "--trainer.enable_progress_bar", "true",
+                    "--trainer.log_every_n_steps", "1000", "--trainer.limit_val_batches", "0",
+                    *args)  # fmt: skip
     finally:
         torch.cuda.set_sync_debug_mode("default")
     (watch,) = (c for c in cli.trainer.callbacks if isinstance(c, NoWaiting))
     assert any(isinstance(callback, EMA) for callback in cli.trainer.callbacks)
     assert watch.steps == [3, 4, 5, 6]
+
+
+@each_method
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_a_step_never_waits_for_the_device(
+    row: Row, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_no_waiting(row, monkeypatch, "--trainer.precision", precision)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.name in ("FixMatch", "ReMixMatch")], ids=str)
+@pytest.mark.parametrize("imbalance", ["LogitAdjustment", "ProgressiveAlignment", "ABCHead"])
+def test_corrections_never_wait_for_the_device(
+    row: Row, imbalance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_no_waiting(row, monkeypatch, "--model.imbalance", imbalance)
 
 
 @each_method
