@@ -133,6 +133,7 @@ def header_size(path: str) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            return image.size
+            size: tuple[int, int] = image.size
+            return size
     except Exception as error:  # a damaged file makes decoders raise almost anything
         raise BrokenImageError(path, f"{type(error).__name__}: {error}") from error
