@@ -51,10 +51,8 @@ class FreeMatch(WeakStrongModule):
     ) -> None:
         super().__init__(num_classes, lambda_u, **kwargs)
         check_weights(lambda_fairness=lambda_fairness)
-        if not 0 <= clip[0] <= clip[1] <= 1:
-            raise ValueError(f"`clip` must be in [0, 1] and not fall, got {tuple(clip)}.")
-        self.lambda_fairness, self.clip = lambda_fairness, clip
-        self.adaptive = SelfAdaptiveThresholds(num_classes, decay)
+        self.lambda_fairness = lambda_fairness
+        self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled, unlabelled and fairness loss, see :meth:`SSLModule.training_step`."""
@@ -63,7 +61,7 @@ class FreeMatch(WeakStrongModule):
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         probs = softmax(logits_weak)
         self.adaptive.update(probs)
-        thresholds = self.adaptive.thresholds(self.clip)
+        thresholds = self.adaptive.thresholds()
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
         loss_fairness = self.adaptive.fairness(logits_strong, mask)
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * loss_fairness

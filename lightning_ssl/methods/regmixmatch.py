@@ -80,10 +80,7 @@ class RegMixMatch(WeakStrongModule):
         self.lambda_fairness, self.lambda_mix = lambda_fairness, lambda_mix
         self.lambda_cam, self.alpha_mix, self.alpha_cam = lambda_cam, alpha_mix, alpha_cam
         self.mix_threshold = check_fraction("mix_threshold", mix_threshold)
-        if not 0 <= clip[0] <= clip[1] <= 1:
-            raise ValueError(f"`clip` must be in [0, 1] and not fall, got {tuple(clip)}.")
-        self.clip = clip
-        self.adaptive = SelfAdaptiveThresholds(num_classes, decay)
+        self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """FreeMatch's loss plus those of mixed images, see :meth:`SSLModule.training_step`."""
@@ -92,7 +89,7 @@ class RegMixMatch(WeakStrongModule):
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         probs = softmax(logits_weak)
         self.adaptive.update(probs)
-        thresholds = self.adaptive.thresholds(self.clip)
+        thresholds = self.adaptive.thresholds()
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
         losses = {"x": loss_x, "u": loss_u, "fairness": self.adaptive.fairness(logits_strong, mask)}
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * losses["fairness"]

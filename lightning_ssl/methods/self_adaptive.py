@@ -24,14 +24,19 @@ class SelfAdaptiveThresholds(nn.Module):
     Args:
         num_classes: Number of classes C.
         decay: Of the averages, in [0, 1).
+        clip: Least and greatest :math:`\tau`, both in [0, 1]; the average itself goes on without.
 
     Raises:
-        ValueError: If ``decay`` is outside its range.
+        ValueError: If an argument is outside its range.
     """
 
-    def __init__(self, num_classes: int, decay: float = 0.999) -> None:
+    def __init__(
+        self, num_classes: int, decay: float = 0.999, clip: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        if not 0 <= clip[0] <= clip[1] <= 1:
+            raise ValueError(f"`clip` must be in [0, 1] and not fall, got {tuple(clip)}.")
+        self.num_classes, self.clip = num_classes, clip
         self.confidence = ExponentialMean(torch.tensor(1 / num_classes), decay)
         self.probs = ExponentialMean(uniform(num_classes), decay)
         self.histogram = ExponentialMean(uniform(num_classes), decay)
@@ -49,13 +54,9 @@ class SelfAdaptiveThresholds(nn.Module):
         one_hot = functional.one_hot(label, self.num_classes)
         self.histogram.update(one_hot.to(probs.dtype).mean(dim=0))
 
-    def thresholds(self, clip: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-        r"""Threshold of each class ``(C,)``, in [0, 1].
-
-        Args:
-            clip: Least and greatest :math:`\tau`; the average itself goes on without.
-        """
-        overall = self.confidence.value.clamp(*clip)
+    def thresholds(self) -> Tensor:
+        """Threshold of each class ``(C,)``, in [0, 1]."""
+        overall = self.confidence.value.clamp(*self.clip)
         return overall * self.probs.value / self.probs.value.max()
 
     def fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
