@@ -6,6 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lightning_ssl.checks import check_fraction
+
 _CHUNK = 3 * 64 * 32 * 32
 """Values of the images worked on at once on a CPU: 0.8 MB of floats, about one core's L2 cache."""
 
@@ -111,7 +113,7 @@ class RandomApply(Transform):
 
     def __init__(self, transform: Transform, p: float = 0.5) -> None:
         super().__init__()
-        self.p = check_probability("p", p)
+        self.p = check_fraction("p", p)
         self.transform = transform
         self.takes_uint8 = transform.takes_uint8
 
@@ -262,13 +264,6 @@ def to_float(images: Tensor, scale: bool = True) -> Tensor:
         return images
     floats = images.to(torch.float32)
     return floats.div_(255) if scale else floats
-
-
-def check_probability(name: str, value: float) -> float:
-    """Return ``value``, or raise a `ValueError` naming the argument if it is outside [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be in [0, 1], got {value}.")
-    return value
 
 
 def check_range(name: str, value: tuple[float, float], low: float, high: float) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ssl.augment.base import Transform, check_probability, check_range, move
+from lightning_ssl.augment.base import Transform, check_range, move
 from lightning_ssl.augment.geometry import horizontal_flip_
 from lightning_ssl.augment.resize import resized_crop
+from lightning_ssl.checks import check_fraction
 
 _CANDIDATES = 10  # torchvision tries ten boxes before it falls back to the centre
 _ATTEMPTS = 100  # TensorFlow a hundred, before it falls back to the whole image
@@ -204,7 +205,7 @@ class HorizontalFlip(Transform):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        self.p = check_probability("p", p)
+        self.p = check_fraction("p", p)
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Any]:
         """Draw ``flip``, bool ``(n,)``."""

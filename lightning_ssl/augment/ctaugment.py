@@ -11,9 +11,9 @@ from lightning_ssl.augment.base import (
     SlotFunction,
     Transform,
     apply_slots,
-    check_probability,
     move,
 )
+from lightning_ssl.checks import check_fraction
 
 _NUM_OPS = 2
 """Operations per image."""
@@ -174,7 +174,7 @@ class CTAugment(CTAugmentProbe):
 
     def __init__(self, threshold: float = 0.8, decay: float = 0.99) -> None:
         super().__init__()
-        self.threshold = check_probability("threshold", threshold)
+        self.threshold = check_fraction("threshold", threshold)
         if not 0 < decay < 1:
             raise ValueError(f"`decay` must be in (0, 1), got {decay}.")
         self.decay = decay

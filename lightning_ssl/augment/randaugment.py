@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_ssl.augment import color, filters, geometry, tone
-from lightning_ssl.augment.base import SlotFunction, Transform, apply_slots, check_probability
+from lightning_ssl.augment.base import SlotFunction, Transform, apply_slots
 from lightning_ssl.augment.transforms import Op
+from lightning_ssl.checks import check_fraction
 
 
 def identity(images: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ class RandAugment(Transform):
         if num_ops < 0:
             raise ValueError(f"`num_ops` must be at least 0, got {num_ops}.")
         self.num_ops = num_ops
-        self.probability = check_probability("probability", probability)
+        self.probability = check_fraction("probability", probability)
         self.pool = torch.nn.ModuleList(fixmatch_pool() if pool is None else pool)
         if len(self.pool) == 0:
             raise ValueError("`pool` must hold at least one operation, got none.")

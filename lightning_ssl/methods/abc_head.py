@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_ssl.checks import check_fraction
 from lightning_ssl.losses import confident, softmax, weighted_cross_entropy
 from lightning_ssl.methods.imbalance import class_frequencies
-from lightning_ssl.methods.ramp import check_fraction
 from lightning_ssl.models import LinearHead
 
 

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_ssl.checks import check_fraction
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import align, cross_entropy, promote, pseudo_label_loss, softmax
 from lightning_ssl.methods.averages import ExponentialMean, RunningMean, WindowMean, uniform
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.ramp import check_fraction, ramp_up
+from lightning_ssl.methods.ramp import ramp_up
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.types import Batch, as_batch

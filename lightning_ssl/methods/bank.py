@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lightning_ssl.checks import check_fraction
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import cosine, soft_nearest_neighbors
-from lightning_ssl.methods.ramp import check_fraction
 
 
 class RecentBank(nn.Module):

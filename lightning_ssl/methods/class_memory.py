@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_ssl.checks import check_fraction
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import confident
-from lightning_ssl.methods.ramp import check_fraction
 
 Mapping = Literal["convex", "linear", "concave"]
 _MAPPINGS = ("convex", "linear", "concave")

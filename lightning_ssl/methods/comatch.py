@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import (
     confident,
@@ -16,7 +17,6 @@ from lightning_ssl.losses import (
 from lightning_ssl.methods.bank import RecentBank
 from lightning_ssl.methods.base import ViewSpec
 from lightning_ssl.methods.embedding import EmbeddingModule
-from lightning_ssl.methods.ramp import check_fraction, check_weights
 from lightning_ssl.types import Batch, as_batch
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import (
     cross_entropy,
     distance_loss,
@@ -14,7 +15,6 @@ from lightning_ssl.losses import (
     softmax,
 )
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.ramp import check_fraction, check_weights
 from lightning_ssl.models import ProjectionHead, features_and_map
 from lightning_ssl.types import Batch, as_batch
 

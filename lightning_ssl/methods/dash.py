@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_ssl.checks import check_fraction, check_temperature
 from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
 from lightning_ssl.methods.averages import WindowMean
-from lightning_ssl.methods.ramp import check_fraction, check_temperature, progress
+from lightning_ssl.methods.ramp import progress
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.ramp import check_fraction, check_weights
 from lightning_ssl.types import Batch, as_batch
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lightning_ssl.checks import check_fraction, check_temperature, check_weights
 from lightning_ssl.losses import align, promote, softmax
 from lightning_ssl.methods.averages import WindowMean
 from lightning_ssl.methods.base import SSLModule
-from lightning_ssl.methods.ramp import check_fraction, check_temperature, check_weights
 from lightning_ssl.models import ProjectionHead
 
 

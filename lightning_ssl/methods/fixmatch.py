@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_fraction
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss
 from lightning_ssl.methods.imbalance_module import ImbalanceModule
-from lightning_ssl.methods.ramp import check_fraction
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.ramp import check_weights
 from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch

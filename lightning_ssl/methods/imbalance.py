@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import align, promote, softmax
 from lightning_ssl.methods.averages import ExponentialMean, WindowMean, uniform
 from lightning_ssl.methods.logs import LoggingModule
-from lightning_ssl.methods.ramp import check_fraction, check_weights, progress
+from lightning_ssl.methods.ramp import progress
 
 
 class Imbalance(nn.Module):

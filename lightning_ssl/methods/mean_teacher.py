@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, softmax, squared_error
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.ramp import check_fraction, check_weights, ramp_up
+from lightning_ssl.methods.ramp import ramp_up
 from lightning_ssl.methods.teacher import TeacherModule
 from lightning_ssl.types import Batch, as_batch
 

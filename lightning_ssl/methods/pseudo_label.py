@@ -4,10 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import SSLModule, ViewSpec
 from lightning_ssl.methods.class_memory import ClassMemory
-from lightning_ssl.methods.ramp import check_fraction, check_weights, ramp_up
+from lightning_ssl.methods.ramp import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
 

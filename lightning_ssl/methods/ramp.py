@@ -1,4 +1,4 @@
-"""Weights that rise in the course of a run, and checks of arguments."""
+"""Weights that rise in the course of a run."""
 
 import math
 
@@ -40,24 +40,3 @@ def progress(method: LightningModule, otherwise: str) -> float:
     if not math.isfinite(total):
         raise ValueError(f"{otherwise}, in a run without end (set `max_steps`).")
     return min(1.0, method.trainer.global_step / total)
-
-
-def check_fraction(name: str, value: float) -> float:
-    """Return ``value``, or raise a `ValueError` naming the argument if it is outside [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be in [0, 1], got {value}.")
-    return value
-
-
-def check_temperature(value: float) -> float:
-    """Return ``value``, or raise a `ValueError` if no temperature can be that low."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"`temperature` must be above 0, got {value}.")
-    return value
-
-
-def check_weights(**weights: float) -> None:
-    """Raise a `ValueError` for the first weight of a loss that is negative or not finite."""
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"`{name}` must be at least 0, got {weight}.")

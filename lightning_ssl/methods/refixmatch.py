@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_fraction, check_temperature
 from lightning_ssl.losses import cross_entropy, kl_divergence, pseudo_label_loss, softmax
-from lightning_ssl.methods.ramp import check_fraction, check_temperature
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import (
     confident,
     cross_entropy,
@@ -15,7 +16,6 @@ from lightning_ssl.losses import (
     weighted_cross_entropy,
 )
 from lightning_ssl.methods.partners import draw_partners, paste, select_rows
-from lightning_ssl.methods.ramp import check_fraction, check_weights
 from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from lightning_ssl.augment import CTAugmentProbe, View
 from lightning_ssl.augment.geometry import quarter_turns
+from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, mixup, sharpen, weighted_cross_entropy
 from lightning_ssl.methods.alignment import Alignment
 from lightning_ssl.methods.base import ViewSpec
@@ -16,7 +17,7 @@ from lightning_ssl.methods.imbalance import Imbalance
 from lightning_ssl.methods.imbalance_module import ImbalanceModule
 from lightning_ssl.methods.magnitudes import MagnitudesModule
 from lightning_ssl.methods.mixing import draw_mixup
-from lightning_ssl.methods.ramp import check_fraction, check_weights, ramp_up
+from lightning_ssl.methods.ramp import ramp_up
 from lightning_ssl.models import LinearHead, keep_statistics
 from lightning_ssl.types import Batch, as_batch
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_ssl.checks import check_weights
 from lightning_ssl.losses import cross_entropy, four_rotations, rotation_loss
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.ramp import check_weights
 from lightning_ssl.models import LinearHead
 from lightning_ssl.types import Batch, as_batch
 

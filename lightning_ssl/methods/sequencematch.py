@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_temperature, check_weights
 from lightning_ssl.losses import cross_entropy, kl_divergence, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import SSLModule, ViewSpec
 from lightning_ssl.methods.class_memory import ClassMemory
-from lightning_ssl.methods.ramp import check_temperature, check_weights
 from lightning_ssl.types import Batch, as_batch
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_weights
 from lightning_ssl.losses import (
     aggregate,
     confident,
@@ -14,7 +15,6 @@ from lightning_ssl.losses import (
 from lightning_ssl.methods.bank import LabeledBank
 from lightning_ssl.methods.base import ViewSpec
 from lightning_ssl.methods.embedding import EmbeddingModule
-from lightning_ssl.methods.ramp import check_weights
 from lightning_ssl.types import Batch, as_batch
 
 

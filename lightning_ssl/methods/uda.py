@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_ssl.checks import check_fraction, check_temperature
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
 from lightning_ssl.methods.class_memory import ClassMemory
-from lightning_ssl.methods.ramp import check_fraction, check_temperature, progress
+from lightning_ssl.methods.ramp import progress
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 

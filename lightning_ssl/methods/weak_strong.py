@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_ssl.checks import check_weights
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.ramp import check_weights
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.types import Batch
 
