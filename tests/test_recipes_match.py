@@ -25,6 +25,8 @@ def read(name: str) -> Any:
         ("freematch_svhn", "freematch", {"clip": [0.9, 0.95]}),
         ("flexmatch_cifar100", "fixmatch_cifar100", {}),
         ("flexmatch_stl10", "fixmatch_stl10", {}),
+        ("fixmatch_usb", "fixmatch", {}),
+        ("flexmatch_usb", "flexmatch", {}),
         (
             "adamatch_usb",
             "fixmatch",
@@ -39,6 +41,14 @@ def test_only_the_method_changes(name: str, like: str, changes: dict[str, Any]) 
     assert {option: config["model"]["init_args"][option] for option in changes} == changes
     assert config["trainer"] == other["trainer"]
     assert {key: config["data"][key] for key in other["data"]} == other["data"]
+
+
+@pytest.mark.parametrize("name", ["fixmatch_usb", "flexmatch_usb", "adamatch_usb"])
+def test_three_operations_as_in_the_toolboxes(name: str) -> None:
+    config = read(name)
+    assert config["data"]["views"] == read("remixmatch_usb")["data"]["views"]
+    transforms = config["data"]["views"]["strong"]["init_args"]["transforms"]
+    assert [t.get("init_args") for t in transforms] == [None, None, {"num_ops": 3}, None]
 
 
 def test_adamatch() -> None:
