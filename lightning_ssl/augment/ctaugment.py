@@ -13,6 +13,7 @@ from lightning_ssl.augment.base import (
     apply_slots,
     move,
 )
+from lightning_ssl.buffers import WideBuffers
 from lightning_ssl.checks import check_fraction
 
 _NUM_OPS = 2
@@ -149,7 +150,7 @@ def _bound(operation: Operation, levels: Tensor) -> SlotFunction | None:
     return run
 
 
-class CTAugment(CTAugmentProbe):
+class CTAugment(WideBuffers, CTAugmentProbe):
     r"""Two operations at levels from bins whose rate is high.
 
     A bin of rate :math:`r` is drawn with probability in proportion to
@@ -187,7 +188,7 @@ class CTAugment(CTAugmentProbe):
         A level that has no bins counts as one of 17 equal ones; the bins that others have less
         than 17 have weight 0.
         """
-        raised = self._promoted() + (1 - self.decay)
+        raised = self.rates + (1 - self.decay)
         weights = raised / raised.amax(2, keepdim=True)
         return weights * (weights >= self.threshold)
 
@@ -236,11 +237,10 @@ class CTAugment(CTAugmentProbe):
 
         # No scatter-add, whose order on a GPU, and so whose last bits, would differ over processes.
         addend = (agreement[move(who, agreement)] * move(weight, agreement)).sum(1)
-        rates = self._promoted()
-        step = torch.stack([torch.ones_like(rates), torch.zeros_like(rates)])
-        factor, where = self.decay ** hits.double(), move(cells, rates)
-        step[0].view(-1).index_copy_(0, where, move(factor, rates))
-        step[1].view(-1).index_copy_(0, where, move(addend, rates))
+        step = torch.stack([torch.ones_like(self.rates), torch.zeros_like(self.rates)])
+        factor, where = self.decay ** hits.double(), move(cells, self.rates)
+        step[0].view(-1).index_copy_(0, where, move(factor, self.rates))
+        step[1].view(-1).index_copy_(0, where, move(addend, self.rates))
         return step
 
     def update(self, steps: Tensor) -> None:
@@ -251,8 +251,4 @@ class CTAugment(CTAugmentProbe):
                 one, or those of all processes, which then have the same rates.
         """
         for factor, addend in steps:
-            self.rates.copy_(torch.addcmul(addend, factor, self._promoted()))
-
-    def _promoted(self) -> Tensor:
-        """Rates in float32 at least; in half precision a uniform below 1 may be 1."""
-        return self.rates.to(torch.promote_types(self.rates.dtype, torch.float32))
+            self.rates.copy_(torch.addcmul(addend, factor, self.rates))

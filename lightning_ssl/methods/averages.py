@@ -1,17 +1,15 @@
 """Running means over batches, as buffers that are the same on all processes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import Self
+from torch import Tensor
 
+from lightning_ssl.buffers import WideBuffers
 from lightning_ssl.distributed import mean_over_ranks
-from lightning_ssl.losses import promote
 
 
-class RunningMean(nn.Module, ABC):
+class RunningMean(WideBuffers, ABC):
     """Mean of what recent batches had, starting as if they all had had ``start``.
 
     Args:
@@ -36,16 +34,6 @@ class RunningMean(nn.Module, ABC):
 
     @abstractmethod
     def _push(self, new: Tensor) -> None: ...
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow to another device, but not to half precision, where small steps round to none."""
-        before = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, old in before.items():
-            new = self.get_buffer(name)
-            if new.is_floating_point() and (wide := promote(new)) is not new:
-                setattr(self, name, old.to(wide))
-        return self
 
 
 class WindowMean(RunningMean):
