@@ -83,6 +83,26 @@ def test_another_method_keeps_the_protocol(printed: Any) -> None:
     assert (second["data"], second["trainer"]) == (first["data"], first["trainer"])
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "options"),
+    [
+        ("usb_cifar100", "ReMixMatch", ()),
+        ("usb_cifar100", "MixMatch", ("--model.lambda_u", "10", "--data.views", "null")),
+        ("usb_stl10", "Supervised", ("--data.views", "null")),
+    ],
+)
+def test_another_method_trains(name: str, method: str, options: tuple[str, ...]) -> None:
+    cli: Any = run([
+        *("fit", "-c", name, *QUIET, "--trainer.max_steps", "1", "--model", method, *options),
+        *("--data.dataset", "digits", "--data.num_labels", "20", "--model.schedule.warmup", "0"),
+        *("--model.backbone", "timm/vit_tiny_patch16_224", "--model.backbone_args"),
+        "{img_size: 8, patch_size: 4, depth: 2, drop_path_rate: 0.2}",
+    ])  # fmt: skip
+    assert cli.trainer.global_step == 1
+    assert cli.model.ema_decay == 0
+    assert cli.trainer.callback_metrics["train/loss"].isfinite()
+
+
 def test_a_file_of_weights_as_usb_writes_it(tmp_path: Path) -> None:
     """Under ``model``, with a head that is not wanted."""
     options: dict[str, Any] = {"img_size": 8, "patch_size": 2, "depth": 2}

@@ -23,7 +23,7 @@ class MagnitudesModule(TeacherModule, ABC):
     Args:
         num_classes: Number of classes; taken from the data on the command line.
         augment: Whose strong views: ``ctaugment``, or ``randaugment`` without a ``ctaugment``.
-        **kwargs: Arguments of :class:`SSLModule`; ``ema_decay`` must be above 0.
+        **kwargs: Arguments of :class:`SSLModule`; ``ctaugment`` needs an ``ema_decay`` above 0.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -34,6 +34,8 @@ class MagnitudesModule(TeacherModule, ABC):
         if augment not in get_args(Augment):
             raise ValueError(f"`augment` must be one of {get_args(Augment)}, got {augment!r}.")
         self.ctaugment = CTAugment() if augment == "ctaugment" else None
+        if self.ctaugment is not None:
+            self.require_average()
 
     @torch.no_grad()
     def learn_magnitudes(self, labeled: Samples) -> None:

@@ -39,6 +39,7 @@ class MeanTeacher(TeacherModule):
         self, num_classes: int, lambda_u: float = 10.0, ramp: float = 0.4, **kwargs: Any
     ) -> None:
         super().__init__(num_classes, **kwargs)
+        self.require_average()
         check_weights(lambda_u=lambda_u)
         self.lambda_u, self.ramp = lambda_u, check_fraction("ramp", ramp)
 

@@ -54,8 +54,8 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
         **kwargs: ``augment``: ``randaugment`` for the strong views and weak labelled images, or the
             paper's ``ctaugment`` for both, which needs some hundred updates to find its magnitudes;
             arguments of :class:`~lightning_ssl.methods.imbalance_module.ImbalanceModule`, whose
-            teacher is in the place of the alignment; and of :class:`SSLModule`; ``ema_decay`` must
-            be above 0.
+            teacher is in the place of the alignment; and of :class:`SSLModule`; with
+            CTAugment, ``ema_decay`` must be above 0.
 
     Raises:
         ValueError: If an argument is outside its range.

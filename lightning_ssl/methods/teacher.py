@@ -1,7 +1,6 @@
 """What methods share whose loss asks the averaged weights."""
 
 from abc import ABC
-from typing import Any
 
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
@@ -15,18 +14,12 @@ class TeacherModule(SSLModule, ABC):
     """Base of methods with a teacher: the averaged weights, which are evaluated anyway.
 
     The average of ``ema_decay`` is kept, stored and resumed by a callback as for every method;
-    here a training step may ask it, too.
-
-    Args:
-        num_classes: Number of classes; taken from the data on the command line.
-        **kwargs: Arguments of :class:`SSLModule`; ``ema_decay`` must be above 0.
-
-    Raises:
-        ValueError: If ``ema_decay`` is 0.
+    here a training step may ask it, too. A method that does calls :meth:`require_average` when it
+    is made. The arguments are those of :class:`SSLModule`.
     """
 
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(num_classes, **kwargs)
+    def require_average(self) -> None:
+        """Raise a `ValueError` if ``ema_decay`` is 0, so that there is no average."""
         if not self.ema_decay:
             raise ValueError(
                 f"`ema_decay` must be in (0, 1) for {type(self).__name__}, whose teacher is the "

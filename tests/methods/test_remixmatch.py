@@ -317,7 +317,10 @@ def test_without_what_the_probes_drew_is_an_error() -> None:
         ({"augment": "auto"}, r"`augment` must be one of \('ctaugment', 'rand.*, got 'auto'"),
         ({"class_counts": [1, 2]}, r"`class_counts` must be 3 numbers, one above 0, got \[1, 2\]"),
         ({"class_counts": [0, 0, 0]}, r"one above 0, got \[0, 0, 0\]"),
-        ({"ema_decay": 0.0}, r"`ema_decay` must be in \(0, 1\) for ReMixMatch"),
+        (
+            {"augment": "ctaugment", "ema_decay": 0.0},
+            r"`ema_decay` must be in \(0, 1\) for ReMixMatch",
+        ),
     ],
 )
 def test_errors_name_the_argument(options: dict[str, Any], text: str) -> None:
