@@ -23,7 +23,7 @@ class FreeMatch(WeakStrongModule):
     :math:`\tilde p`, both with this batch, and :math:`L_f` of
     :func:`~lightning_ssl.losses.fairness_loss` on the strong views that are kept.
 
-    Reference: Wang et al., 2022, https://arxiv.org/abs/2205.07246, eq. 5 to 14.
+    Reference: Wang et al., 2023, https://arxiv.org/abs/2205.07246, eq. 5 to 14.
 
     Args:
         num_classes: Number of classes; taken from the data on the command line.

@@ -28,7 +28,7 @@ def normalized_quotient(mean, histogram):
 
 
 def fairness_by_loops(kept, past_mean, past_histogram):
-    """Equations 11 to 13 of https://arxiv.org/abs/2205.07246 on the kept strong predictions."""
+    """The fairness loss of https://arxiv.org/abs/2205.07246 on the kept strong predictions."""
     if not kept:
         return torch.zeros((), dtype=torch.float64)
     probs = [torch.exp(z) / torch.exp(z).sum() for z in kept]
