@@ -10,11 +10,23 @@ def check_fraction(name: str, value: float) -> float:
     return value
 
 
-def check_temperature(value: float) -> float:
-    """Return ``value``, or raise a `ValueError` if no temperature can be that low."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"`temperature` must be above 0, got {value}.")
+def check_count(name: str, value: int) -> int:
+    """Return ``value``, or raise a `ValueError` naming the argument if it is below 1."""
+    if not value >= 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}.")
     return value
+
+
+def check_positive(name: str, value: float) -> float:
+    """Return ``value``, or raise a `ValueError` naming the argument unless in (0, infinity)."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be above 0, got {value}.")
+    return value
+
+
+def check_temperature(value: float) -> float:
+    """Return ``value``, or raise a `ValueError` if no temperature can be that low or high."""
+    return check_positive("temperature", value)
 
 
 def check_weights(**weights: float) -> None:

@@ -36,9 +36,9 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "models": {"types"},
     "lars": set(),
     "optim": {"types", "lars"},
-    "evaluation": {"types", "losses", "augment"},
-    "callbacks": {"types", "seeding", "evaluation"},
-    "data": {"types", "seeding", "augment"},
+    "evaluation": {"types", "checks", "losses", "augment"},
+    "callbacks": {"types", "seeding", "checks", "evaluation"},
+    "data": {"types", "seeding", "checks", "augment"},
     "methods": {
         *("types", "seeding", "distributed", "checks", "buffers"),
         *("losses", "augment", "models", "optim", "evaluation"),

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_ssl.augment.base import Transform, check_range, move
 from lightning_ssl.augment.geometry import horizontal_flip_
 from lightning_ssl.augment.resize import resized_crop
-from lightning_ssl.checks import check_fraction
+from lightning_ssl.checks import check_count, check_fraction
 
 _CANDIDATES = 10  # torchvision tries ten boxes before it falls back to the centre
 _ATTEMPTS = 100  # TensorFlow a hundred, before it falls back to the whole image
@@ -42,8 +42,7 @@ class RandomResizedCrop(Transform):
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"`size` must be at least 1, got {size}.")
+        check_count("size", size)
         check_range("scale", scale, 0, 1)
         check_range("ratio", ratio, 1e-6, 1e6)
         self.size, self.scale, self.ratio = size, scale, ratio

@@ -12,6 +12,7 @@ from lightning_ssl.augment.jitter import HSVNoise, color_jitter
 from lightning_ssl.augment.randaugment import RandAugment
 from lightning_ssl.augment.tone import equalize, solarize
 from lightning_ssl.augment.transforms import Cutout, GaussianBlur, Op
+from lightning_ssl.checks import check_count
 
 PRESETS = ("basic", "weak", "medium", "strong", "simclr", "exemplar", "support", "global", "local")
 LARGE = 64
@@ -44,8 +45,7 @@ def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False)
     """
     if name not in PRESETS:
         raise ValueError(f"`name` must be one of {PRESETS}, got {name!r}.")
-    if size < 1:
-        raise ValueError(f"`size` must be at least 1, got {size}.")
+    check_count("size", size)
     flip: list[Transform] = [HorizontalFlip()] if hflip else []
     if name == "basic":
         return Compose([RandomResizedCrop(size), *flip] if size > LARGE else flip)

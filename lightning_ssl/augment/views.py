@@ -10,6 +10,7 @@ from lightning_ssl.augment.base import Compose, Custom, Transform, take
 from lightning_ssl.augment.crops import RandomResizedCrop
 from lightning_ssl.augment.presets import PRESETS, preset
 from lightning_ssl.augment.transforms import Normalize
+from lightning_ssl.checks import check_count
 from lightning_ssl.seeding import make_generator
 
 Override = Transform | Callable[[Tensor], Tensor]
@@ -264,8 +265,7 @@ def _check(views: Mapping[str, Mapping[str, Declared]], overrides: Mapping[str, 
     for stream, names in views.items():
         for name, value in names.items():
             _, copies, made = _parts(name, value)
-            if copies < 1:
-                raise ValueError(f"`views[{stream!r}][{name!r}]` must be at least 1, got {copies}.")
+            check_count(f"views[{stream!r}][{name!r}]", copies)
             if made not in (None, *PRESETS, *overrides):
                 raise ValueError(
                     f"`views[{stream!r}]` must name presets {PRESETS} or `overrides` "

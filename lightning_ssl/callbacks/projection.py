@@ -10,6 +10,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ssl.callbacks.embeddings import Embeddings
+from lightning_ssl.checks import check_count
 from lightning_ssl.evaluation.projection import class_names, draw_projection
 
 
@@ -29,11 +30,7 @@ class ProjectionPlot(Embeddings):
 
     def __init__(self, every_n_validations: int = 1, max_images: int = 2000) -> None:
         super().__init__(max_images)
-        if every_n_validations < 1:
-            raise ValueError(
-                f"`every_n_validations` must be at least 1, got {every_n_validations}."
-            )
-        self.every_n_validations = every_n_validations
+        self.every_n_validations = check_count("every_n_validations", every_n_validations)
         self._validations = 0  # those that ended
 
     def state_dict(self) -> dict[str, Any]:

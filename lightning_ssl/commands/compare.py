@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 import lightning_ssl.methods as package
+from lightning_ssl.checks import check_count
 from lightning_ssl.commands.compare_table import Run, read_accuracy, write_tables
 from lightning_ssl.commands.options import read_options
 from lightning_ssl.data.atomic import replacing
@@ -125,8 +126,8 @@ def _check(
         if many is not None and len(set(many)) < len(many):
             raise ValueError(f"`{name}` must differ from each other, got {list(many)}.")
     for name, number in {"seeds": seeds, "jobs": jobs}.items():
-        if number is not None and number < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {number}.")
+        if number is not None:
+            check_count(name, number)
 
 
 def _check_flags(options: str) -> None:

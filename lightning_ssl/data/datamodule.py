@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
+from lightning_ssl.checks import check_count
 from lightning_ssl.data.described import DescribedData
 from lightning_ssl.data.draw import DrawViews
 from lightning_ssl.data.fetch import EvaluationFetch, TrainFetch, check_readable
@@ -74,8 +75,8 @@ class SSLDataModule(DescribedData):
             ("eval_batch_size", eval_batch_size),
             ("steps_per_epoch", steps_per_epoch),
         ):
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"`data.{name}` must be at least 1, got {value}.")
+            if isinstance(value, int):
+                check_count(f"data.{name}", value)
         if isinstance(steps_per_epoch, str) and steps_per_epoch not in ("unlabeled", "labeled"):
             raise ValueError(
                 "`data.steps_per_epoch` must be a number, 'unlabeled' or 'labeled', got "

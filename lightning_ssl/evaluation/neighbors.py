@@ -8,6 +8,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_ssl.checks import check_temperature
 from lightning_ssl.losses import cosine, promote
 
 _QUERIES, _SUPPORT = 1024, 4096  # rows of a chunk; 16 MiB of similarities at a time
@@ -152,9 +153,8 @@ class SoftNearestNeighborAccuracy(Metric):
         super().__init__(**kwargs)
         if not 1 <= top_k <= num_classes:
             raise ValueError(f"`top_k` must be in [1, {num_classes}], got {top_k}.")
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be above 0, got {temperature}.")
-        self.num_classes, self.temperature, self.top_k = num_classes, temperature, top_k
+        self.num_classes, self.top_k = num_classes, top_k
+        self.temperature = check_temperature(temperature)
         for name in ("support", "support_target", "queries", "query_target"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 

@@ -69,8 +69,6 @@ class AdaMatch(WeakStrongModule):
     ) -> None:
         super().__init__(num_classes, lambda_u, **kwargs)
         self.threshold = check_fraction("threshold", threshold)
-        if window < 1:
-            raise ValueError(f"`window` must be at least 1, got {window}.")
         self.ramp, self.simple = check_fraction("ramp", ramp), simple
         start = uniform(num_classes)
         self.labeled_probs = ExponentialMean(start, decay)

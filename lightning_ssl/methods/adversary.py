@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lightning_ssl.checks import check_count
 from lightning_ssl.losses import adversarial_direction, full_precision, promote
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.seeding import derive_seed, global_seed
@@ -48,13 +49,12 @@ class Adversary(nn.Module):
         for name, value in (("epsilon", epsilon), ("xi", xi)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"`{name}` must be above 0 or null, got {value}.")
-        if power_iterations < 1:
-            raise ValueError(f"`power_iterations` must be at least 1, got {power_iterations}.")
         image_std = (0.5,) if image_std is None else tuple(image_std)
         if min(image_std) <= 0:
             raise ValueError(f"`image_std` must hold values above 0, got {image_std}.")
         self.epsilon, self.xi = epsilon, xi
-        self.power_iterations, self.student_first = power_iterations, student_first
+        self.power_iterations = check_count("power_iterations", power_iterations)
+        self.student_first = student_first
         # A pixel in [-1, 1] is 2p - 1, a normalised one (p - mean) / std.
         unit = (0.5 / torch.tensor(image_std)).view(-1, 1, 1)
         self.register_buffer("unit", unit, persistent=False)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_ssl.buffers import WideBuffers
+from lightning_ssl.checks import check_count
 from lightning_ssl.distributed import mean_over_ranks
 
 
@@ -41,20 +42,19 @@ class WindowMean(RunningMean):
 
     Args:
         start: First value of each.
-        length: Number of batches, at least 1.
+        window: Number of batches, at least 1.
 
     Raises:
-        ValueError: If ``length`` is below 1.
+        ValueError: If ``window`` is below 1.
     """
 
     window: Tensor
     position: Tensor
 
-    def __init__(self, start: Tensor, length: int = 128) -> None:
+    def __init__(self, start: Tensor, window: int = 128) -> None:
         super().__init__(start)
-        if length < 1:
-            raise ValueError(f"`length` must be at least 1, got {length}.")
-        self.register_buffer("window", start.expand(length, *start.shape).clone())
+        check_count("window", window)
+        self.register_buffer("window", start.expand(window, *start.shape).clone())
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
     def _push(self, new: Tensor) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lightning_ssl.checks import check_fraction
+from lightning_ssl.checks import check_count, check_fraction
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import cosine, soft_nearest_neighbors
 
@@ -32,8 +32,7 @@ class RecentBank(nn.Module):
 
     def __init__(self, size: int, num_features: int, num_classes: int) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"`bank_size` must be at least 1, got {size}.")
+        check_count("bank_size", size)
         self.register_buffer("features", torch.zeros(size, num_features))
         self.register_buffer("probs", torch.zeros(size, num_classes))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
@@ -96,8 +95,7 @@ class LabeledBank(nn.Module):
 
     def __init__(self, num_labeled: int, num_features: int, decay: float) -> None:
         super().__init__()
-        if num_labeled < 1:
-            raise ValueError(f"`num_labeled` must be at least 1, got {num_labeled}.")
+        check_count("num_labeled", num_labeled)
         self.decay = check_fraction("bank_decay", decay)
         self.register_buffer("features", torch.zeros(num_labeled, num_features))
         self.register_buffer("target", torch.full((num_labeled,), -1))

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_ssl.checks import check_fraction
+from lightning_ssl.checks import check_count, check_fraction
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import confident
 
@@ -50,8 +50,7 @@ class ClassMemory(nn.Module):
         warmup: bool = True,
     ) -> None:
         super().__init__()
-        if num_unlabeled < 1:
-            raise ValueError(f"`num_unlabeled` must be at least 1, got {num_unlabeled}.")
+        check_count("num_unlabeled", num_unlabeled)
         if mapping not in _MAPPINGS:
             raise ValueError(f"`mapping` must be one of {_MAPPINGS}, got {mapping!r}.")
         self.num_classes, self.mapping, self.warmup = num_classes, mapping, warmup

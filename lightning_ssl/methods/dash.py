@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_ssl.checks import check_fraction, check_temperature
+from lightning_ssl.checks import check_fraction, check_positive, check_temperature
 from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
 from lightning_ssl.methods.averages import WindowMean
 from lightning_ssl.methods.ramp import progress
@@ -65,14 +65,12 @@ class Dash(WeakStrongModule):
             raise ValueError(f"`period` must be in (0, 1], got {period}.")
         if not 1 <= gamma < math.inf:
             raise ValueError(f"`gamma` must be at least 1, got {gamma}.")
-        for name, value in (("rho_scale", rho_scale), ("rho_min", rho_min)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be above 0, got {value}.")
         self.warmup, self.period = check_fraction("warmup", warmup), period
-        self.gamma, self.rho_scale, self.rho_min = gamma, rho_scale, rho_min
+        self.gamma, self.rho_scale = gamma, check_positive("rho_scale", rho_scale)
+        self.rho_min = check_positive("rho_min", rho_min)
         self.temperature = check_temperature(temperature)
         # Before any batch: the loss of a network that knows nothing.
-        self.rho_start = WindowMean(torch.tensor(math.log(num_classes)), length=64)
+        self.rho_start = WindowMean(torch.tensor(math.log(num_classes)), window=64)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""

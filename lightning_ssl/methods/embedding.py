@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lightning_ssl.checks import check_fraction, check_temperature, check_weights
+from lightning_ssl.checks import check_count, check_fraction, check_temperature, check_weights
 from lightning_ssl.losses import align, promote, softmax
 from lightning_ssl.methods.averages import WindowMean
 from lightning_ssl.methods.base import SSLModule
@@ -47,20 +47,14 @@ class EmbeddingModule(SSLModule, ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        for name, value in {
-            "embedding_dim": embedding_dim,
-            "window": window,
-            "heads": heads,
-        }.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        check_count("embedding_dim", embedding_dim)
         check_weights(lambda_u=lambda_u)
         self.temperature, self.lambda_u = check_temperature(temperature), lambda_u
         self.threshold = check_fraction("threshold", threshold)
         self.smoothing = check_fraction("smoothing", smoothing)
         self.projections = nn.ModuleList(
             ProjectionHead(self.num_features, embedding_dim, layers=2, norm="none")
-            for _ in range(heads)
+            for _ in range(check_count("heads", heads))
         )
         # From zero: alignment looks at ratios alone, so that slots without a batch do not count.
         self.mean_probs = WindowMean(torch.zeros(num_classes), window)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_ssl.checks import check_fraction, check_temperature, check_weights
+from lightning_ssl.checks import check_count, check_fraction, check_temperature, check_weights
 from lightning_ssl.losses import mixup, sharpen, softmax, squared_error, weighted_cross_entropy
 from lightning_ssl.methods.base import SSLModule, ViewSpec
 from lightning_ssl.methods.mixing import draw_mixup
@@ -55,12 +55,11 @@ class MixMatch(SSLModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        if guess_views < 1:
-            raise ValueError(f"`guess_views` must be at least 1, got {guess_views}.")
         check_weights(alpha=alpha, lambda_u=lambda_u)
         self.temperature = check_temperature(temperature)
         self.alpha, self.lambda_u = alpha, lambda_u
-        self.guess_views, self.ramp = guess_views, check_fraction("ramp", ramp)
+        self.guess_views = check_count("guess_views", guess_views)
+        self.ramp = check_fraction("ramp", ramp)
 
     @property
     def views(self) -> ViewSpec:

@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
 
+from lightning_ssl.checks import check_count, check_temperature
 from lightning_ssl.distributed import gather, gather_uneven
 from lightning_ssl.evaluation import SoftNearestNeighbors
 from lightning_ssl.losses import promote, suncet_loss
@@ -51,10 +52,7 @@ class ProjectionModule(SSLModule, ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        if output_dim < 1:
-            raise ValueError(f"`output_dim` must be at least 1, got {output_dim}.")
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be above 0, got {temperature}.")
+        check_count("output_dim", output_dim)
         options = dict(head_args or {})
         if set(options) - set(_HEAD_ARGS):
             raise ValueError(f"`head_args` must have keys of {_HEAD_ARGS}, got {tuple(options)}.")
@@ -63,7 +61,7 @@ class ProjectionModule(SSLModule, ABC):
         if prediction_head:
             options.pop("layers", None)
             self.prediction = PredictionHead(output_dim, **options)
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
         self.classifier = SoftNearestNeighbors(num_classes, temperature)
 
     # Network

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_ssl.checks import check_fraction, check_weights
+from lightning_ssl.checks import check_fraction, check_positive, check_weights
 from lightning_ssl.losses import (
     confident,
     cross_entropy,
@@ -74,11 +74,9 @@ class RegMixMatch(WeakStrongModule):
     ) -> None:
         super().__init__(num_classes, lambda_u, **kwargs)
         check_weights(lambda_fairness=lambda_fairness, lambda_mix=lambda_mix, lambda_cam=lambda_cam)
-        for name, alpha in (("alpha_mix", alpha_mix), ("alpha_cam", alpha_cam)):
-            if not alpha > 0:
-                raise ValueError(f"`{name}` must be above 0, got {alpha}.")
         self.lambda_fairness, self.lambda_mix = lambda_fairness, lambda_mix
-        self.lambda_cam, self.alpha_mix, self.alpha_cam = lambda_cam, alpha_mix, alpha_cam
+        self.lambda_cam, self.alpha_mix = lambda_cam, check_positive("alpha_mix", alpha_mix)
+        self.alpha_cam = check_positive("alpha_cam", alpha_cam)
         self.mix_threshold = check_fraction("mix_threshold", mix_threshold)
         self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip)
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_ssl.checks import check_positive
 from lightning_ssl.losses import paws_targets, ropaws_probs
 from lightning_ssl.methods.paws import PAWS
 
@@ -39,15 +40,11 @@ class RoPAWS(PAWS):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        if prior_temperature <= 0:
-            raise ValueError(f"`prior_temperature` must be above 0, got {prior_temperature}.")
         if prior_power < 0:
             raise ValueError(f"`prior_power` must be at least 0, got {prior_power}.")
-        if label_ratio <= 0:
-            raise ValueError(f"`label_ratio` must be above 0, got {label_ratio}.")
-        self.prior_temperature = prior_temperature
+        self.prior_temperature = check_positive("prior_temperature", prior_temperature)
         self.prior_power = prior_power
-        self.label_ratio = label_ratio
+        self.label_ratio = check_positive("label_ratio", label_ratio)
 
     def targets(
         self, queries: Tensor, support: Tensor, labels: Tensor

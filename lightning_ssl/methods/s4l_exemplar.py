@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_ssl.checks import check_weights
+from lightning_ssl.checks import check_count, check_weights
 from lightning_ssl.losses import batch_hard_triplet_loss, cross_entropy
 from lightning_ssl.methods.base import SSLModule, ViewSpec
 from lightning_ssl.models import LinearHead
@@ -47,8 +47,7 @@ class S4LExemplar(SSLModule):
         super().__init__(num_classes, **kwargs)
         if copies < 2:
             raise ValueError(f"`copies` must be at least 2, got {copies}.")
-        if embedding_dim < 1:
-            raise ValueError(f"`embedding_dim` must be at least 1, got {embedding_dim}.")
+        check_count("embedding_dim", embedding_dim)
         check_weights(lambda_triplet=lambda_triplet)
         self.copies, self.lambda_triplet = copies, lambda_triplet
         self.embedding: nn.Module = LinearHead(self.num_features, embedding_dim)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_ssl.checks import check_weights
+from lightning_ssl.checks import check_count, check_weights
 from lightning_ssl.losses import (
     aggregate,
     confident,
@@ -63,9 +63,7 @@ class SimMatch(EmbeddingModule):
     ) -> None:
         super().__init__(num_classes, embedding_dim, temperature, **kwargs)
         check_weights(lambda_in=lambda_in)
-        if warmup < 1:
-            raise ValueError(f"`warmup` must be at least 1, got {warmup}.")
-        self.lambda_in, self.warmup = lambda_in, warmup
+        self.lambda_in, self.warmup = lambda_in, check_count("warmup", warmup)
         self.bank = LabeledBank(num_labeled, embedding_dim, bank_decay)
 
     @property

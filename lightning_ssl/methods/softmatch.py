@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, finfo, full_like, tensor
 
+from lightning_ssl.checks import check_positive
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import align, cross_entropy, softmax, weighted_cross_entropy
 from lightning_ssl.methods.averages import ExponentialMean, uniform
@@ -49,9 +50,7 @@ class SoftMatch(WeakStrongModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, lambda_u, **kwargs)
-        if not n_sigma > 0:
-            raise ValueError(f"`n_sigma` must be above 0, got {n_sigma}.")
-        self.n_sigma = n_sigma
+        self.n_sigma = check_positive("n_sigma", n_sigma)
         self.mean_probs = ExponentialMean(uniform(num_classes), decay)
         self.mean = ExponentialMean(tensor(1 / num_classes), decay)
         self.variance = ExponentialMean(tensor(1.0), decay)

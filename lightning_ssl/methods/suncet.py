@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lightning_ssl.checks import check_count
 from lightning_ssl.methods.base import ViewSpec
 from lightning_ssl.methods.projection import ProjectionModule
 from lightning_ssl.types import Batch, as_batch
@@ -47,10 +48,8 @@ class SuNCEt(ProjectionModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        if copies < 1:
-            raise ValueError(f"`copies` must be at least 1, got {copies}.")
         self.view = view
-        self.copies = copies
+        self.copies = check_count("copies", copies)
         self.freeze_norm = freeze_norm
         self.train()  # a Trainer keeps the modes it finds
 

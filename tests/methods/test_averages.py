@@ -109,7 +109,7 @@ def test_two_ranks_have_the_mean_of_the_whole_batch(two_ranks: Any) -> None:
 
 
 def test_errors_name_argument_and_value() -> None:
-    with pytest.raises(ValueError, match="`length` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
         WindowMean(uniform(3), 0)
     for decay in (-0.1, 1.0):
         with pytest.raises(ValueError, match=rf"`decay` must be in \[0, 1\), got {decay}"):

@@ -167,6 +167,8 @@ def test_the_embedding_is_the_mean_of_the_heads() -> None:
     [
         ({"bank_size": 0}, "`bank_size` must be at least 1, got 0"),
         ({"heads": 0}, "`heads` must be at least 1, got 0"),
+        ({"embedding_dim": 0}, "`embedding_dim` must be at least 1, got 0"),
+        ({"window": 0}, "`window` must be at least 1, got 0"),
         ({"graph_threshold": 1.5}, r"`graph_threshold` must be in \[0, 1\], got 1.5"),
         ({"temperature": 0.0}, "`temperature` must be above 0, got 0.0"),
         ({"lambda_c": -1.0}, "`lambda_c` must be at least 0, got -1.0"),

@@ -82,6 +82,7 @@ def test_the_config_has_the_updates_of_the_toolboxes(printed):
         ("period", 0.0, r"in \(0, 1\]"),
         ("gamma", 0.9, "at least 1"),
         ("rho_scale", 0.0, "above 0"),
+        ("rho_scale", math.inf, "above 0"),
         ("rho_min", -0.1, "above 0"),
         ("temperature", -1.5, "above 0"),
         ("lambda_u", -1.0, "at least 0"),

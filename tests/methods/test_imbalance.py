@@ -288,6 +288,10 @@ def test_alignment_makes_classes_as_frequent_as_wanted(done: int, power: float) 
             {"imbalance": "ProgressiveAlignment", "imbalance_args": {"final_power": 2}},
             r"`final_power` must be in \[0, 1\], got 2",
         ),
+        (
+            {"imbalance": "ProgressiveAlignment", "imbalance_args": {"window": 0}},
+            "`window` must be at least 1, got 0",
+        ),
     ],
 )
 def test_errors_name_argument_and_value(options: dict[str, Any], message: str) -> None:

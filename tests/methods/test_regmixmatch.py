@@ -265,6 +265,7 @@ def test_thresholds_keep_their_range() -> None:
         ("mix_threshold", 1.2, r"in \[0, 1\]"),
         ("lambda_cam", -1, "at least 0"),
         ("alpha_mix", 0, "above 0"),
+        ("alpha_mix", math.inf, "above 0"),
         ("alpha_cam", -1.0, "above 0"),
         ("decay", 1.0, r"in \[0, 1\)"),
         ("clip", (0.9, 0.8), r"in \[0, 1\] and not fall"),

@@ -72,8 +72,9 @@ def test_the_statistics_start_at_an_even_guess_and_variance_one():
 
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
-    [("decay", -0.1, r"in \[0, 1\)"), ("n_sigma", 0, "above 0"), ("lambda_u", -1, "at least 0")],
-)
+    [("decay", -0.1, r"in \[0, 1\)"), ("n_sigma", 0, "above 0"), ("n_sigma", math.inf, "above 0"),
+     ("lambda_u", -1, "at least 0")],
+)  # fmt: skip
 def test_errors_name_argument_and_value(option, value, allowed):
     with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got {value}"):
         SoftMatch(4, backbone="wrn_10_1", **{option: value})
