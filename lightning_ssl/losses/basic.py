@@ -42,7 +42,7 @@ def sharpen(probs: Tensor, *, temperature: float = 0.25) -> Tensor:
 
     Args:
         probs: ``(..., C)`` in [0, 1].
-        temperature: T in (0, 1]; 1 changes nothing.
+        temperature: T above 0; below 1 it sharpens, 1 changes nothing.
 
     Returns:
         ``(..., C)``, rows sum to 1.

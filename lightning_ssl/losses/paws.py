@@ -22,7 +22,7 @@ def paws_targets(probs: Tensor, *, temperature: float = 0.25) -> tuple[Tensor, T
     Args:
         probs: Predictions for the large views, ``(V, B, C)`` with V at least 2, rows sum to 1; no
             gradient flows through them.
-        temperature: Of the sharpening, in (0, 1].
+        temperature: Of the sharpening, above 0; 1 changes nothing.
 
     Returns:
         Targets of the large views ``(V, B, C)`` and of the small ones ``(B, C)``.

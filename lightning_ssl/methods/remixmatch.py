@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lightning_ssl.augment import CTAugmentProbe, View
 from lightning_ssl.augment.geometry import quarter_turns
-from lightning_ssl.checks import check_fraction, check_weights
+from lightning_ssl.checks import check_count, check_fraction, check_temperature, check_weights
 from lightning_ssl.losses import cross_entropy, mixup, sharpen, weighted_cross_entropy
 from lightning_ssl.methods.alignment import Alignment
 from lightning_ssl.methods.base import ViewSpec
@@ -45,7 +45,7 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
         lambda_kl: Weight of the first strong view as it is, at least 0.
         lambda_rotation: Weight of the rotation loss, at least 0.
         strong_views: Strong views K of an unlabelled image, at least 1.
-        temperature: T of the guess, in (0, 1]; 1 does not sharpen.
+        temperature: T of the guess, above 0; 1 does not sharpen.
         alpha: Both parameters of the Beta distribution of the mixing weights, at least 0; 0 mixes
             nothing.
         ramp: Fraction of the run's updates over which ``lambda_u`` and ``lambda_kl`` rise from 0.
@@ -77,12 +77,9 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
         super().__init__(num_classes, class_counts=class_counts, **kwargs)
         check_weights(lambda_u=lambda_u, lambda_kl=lambda_kl, lambda_rotation=lambda_rotation)
         check_weights(alpha=alpha)
-        if strong_views < 1:
-            raise ValueError(f"`strong_views` must be at least 1, got {strong_views}.")
-        if not 0 < temperature <= 1:
-            raise ValueError(f"`temperature` must be in (0, 1], got {temperature}.")
         self.lambda_u, self.lambda_kl, self.lambda_rotation = lambda_u, lambda_kl, lambda_rotation
-        self.strong_views, self.temperature, self.alpha = strong_views, temperature, alpha
+        self.strong_views, self.alpha = check_count("strong_views", strong_views), alpha
+        self.temperature = check_temperature(temperature)
         self.ramp = check_fraction("ramp", ramp)
         self.rotation: nn.Module = LinearHead(self.num_features, 4)
         if type(self.imbalance) is Imbalance:  # whose teacher would be in its place

@@ -146,7 +146,7 @@ def test_mixup(seed: int, shape: tuple[int, ...]) -> None:
     compare((mixed * factor).sum(), (expected * factor).sum(), values)
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0, 3.0])
 def test_sharpen(temperature: float) -> None:
     probs = probabilities(0, 6, 4).requires_grad_()
     factor = drawn(1, 6, 4)

@@ -311,7 +311,8 @@ def test_without_what_the_probes_drew_is_an_error() -> None:
     ("options", "text"),
     [
         ({"strong_views": 0}, r"`strong_views` must be at least 1, got 0"),
-        ({"temperature": 0.0}, r"`temperature` must be in \(0, 1\], got 0.0"),
+        ({"temperature": 0.0}, r"`temperature` must be above 0, got 0.0"),
+        ({"temperature": math.nan}, r"`temperature` must be above 0, got nan"),
         ({"alpha": -1.0}, r"`alpha` must be at least 0, got -1"),
         ({"lambda_kl": -0.5}, r"`lambda_kl` must be at least 0, got -0.5"),
         ({"augment": "auto"}, r"`augment` must be one of \('ctaugment', 'rand.*, got 'auto'"),
@@ -326,6 +327,10 @@ def test_without_what_the_probes_drew_is_an_error() -> None:
 def test_errors_name_the_argument(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         ReMixMatch(C, backbone="wrn_10_1", **options)
+
+
+def test_a_temperature_above_one_is_allowed() -> None:
+    assert ReMixMatch(3, temperature=2.0, backbone="wrn_10_1").temperature == 2
 
 
 # Strong views, weight of the rotation, updates over which weights rise, network.
