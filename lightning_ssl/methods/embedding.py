@@ -56,7 +56,9 @@ class EmbeddingModule(SSLModule, ABC):
             ProjectionHead(self.num_features, embedding_dim, layers=2, norm="none")
             for _ in range(check_count("heads", heads))
         )
-        # From zero: alignment looks at ratios alone, so that slots without a batch do not count.
+        # From zero: until the window is full its mean is that of the batches so far times the share
+        # of slots that they fill. Alignment cancels that factor, except that its constant of 1e-6
+        # weighs up to `window` times as much, 32e-6 in the first batch.
         self.mean_probs = WindowMean(torch.zeros(num_classes), window)
 
     def embed_together(self, *views: Tensor) -> list[tuple[Tensor, Tensor]]:

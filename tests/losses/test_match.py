@@ -61,6 +61,18 @@ def test_align_corrects_each_class_by_its_own_mean() -> None:
     assert found[:, 0].tolist() == pytest.approx([0.6923, 0.3684], abs=1e-4)
 
 
+def test_align_cancels_a_factor_of_the_mean() -> None:
+    """A window that starts at zeros holds the mean times the share of slots that are filled."""
+    probs, target = probabilities(0, 6, 4), probabilities(1, 4)
+    found = align(probs, target, probs.mean(dim=0) / 32)
+    torch.testing.assert_close(found, align(probs, target, probs.mean(dim=0)), rtol=0, atol=1e-4)
+
+
+def test_align_stays_finite_where_a_class_is_never_predicted() -> None:
+    found = align(torch.tensor([[1.0, 0.0]]), torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]))
+    assert found.tolist() == [[1, 0]]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("soft", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
