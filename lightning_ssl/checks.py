@@ -2,12 +2,23 @@
 
 import math
 
+from torch import Tensor
+
 
 def check_fraction(name: str, value: float) -> float:
     """Return ``value``, or raise a `ValueError` naming the argument if it is outside [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be in [0, 1], got {value}.")
     return value
+
+
+def check_index(stream: str, index: Tensor | None) -> Tensor:
+    """Return ``index``, or raise a `ValueError` if the batch does not say which images it has."""
+    if index is None:
+        raise ValueError(
+            f"`batch.{stream}.index` must hold the images' positions in the list, got None."
+        )
+    return index
 
 
 def check_count(name: str, value: int) -> int:

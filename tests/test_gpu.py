@@ -6,6 +6,7 @@ import torch
 from lightning_ssl.augment import Views
 from lightning_ssl.callbacks import EMA, progress
 from lightning_ssl.cli import run
+from lightning_ssl.methods.bank import LabeledBank
 
 from probes import NoWaiting
 from runs import SMALL, load
@@ -70,6 +71,16 @@ def test_fits_in_every_precision(row: Row, precision: str) -> None:
     assert all(value.isfinite().all() for value in load("a")["state_dict"].values())
     (metrics,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     assert metrics["test/acc"] > 0.1
+
+
+def test_copies_in_a_batch_have_the_same_embedding_in_every_run() -> None:
+    z, index = torch.randn(512, 128, device="cuda"), torch.randint(8, (512,), device="cuda")
+    found = []
+    for _ in range(20):
+        bank = LabeledBank(8, 128, 0.7).cuda()
+        bank.update(z, index, index)
+        found.append(bank.features)
+    assert all(torch.equal(one, found[0]) for one in found)
 
 
 def test_synchronised_batchnorm_on_two_devices_equals_one() -> None:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lightning_ssl.checks import check_count, check_fraction
+from lightning_ssl.checks import check_count, check_fraction, check_index
 from lightning_ssl.distributed import gather
-from lightning_ssl.losses import cosine, soft_nearest_neighbors
+from lightning_ssl.losses import cosine, full_precision, promote, soft_nearest_neighbors
 
 
 class RecentBank(nn.Module):
@@ -119,19 +119,26 @@ class LabeledBank(nn.Module):
     def update(self, z: Tensor, target: Tensor, index: Tensor) -> None:
         """Take in the labelled images of a batch; call it on all processes.
 
-        An image that is in the batch several times counts with the mean of its embeddings.
+        An image that is in the batch several times counts with the mean of its embeddings, and
+        with the class of the first one.
 
         Args:
             z: Embeddings of this process's images ``(B, D)``, of length 1.
             target: Their classes ``(B,)``, int64.
             index: Their positions in the labelled list ``(B,)``, int64.
+
+        Raises:
+            ValueError: If the batch does not say which images it has.
         """
-        z, target, index = gather(z.to(self.features.dtype)), gather(target), gather(index)
-        total = torch.zeros_like(self.features).index_add_(0, index, z)
-        count = torch.zeros_like(self.features[:, :1]).index_add_(
-            0, index, torch.ones_like(z[:, :1])
-        )
-        mean = total / count.clamp(min=1)
-        new = normalize(self.decay * self.features + (1 - self.decay) * mean)
-        self.features.copy_(new.where(count > 0, self.features))
-        self.target.index_copy_(0, index, target)
+        index = gather(check_index("labeled", index))
+        z, target = gather(promote(z)), gather(target)
+        # No scatter-add, whose order on a GPU, and so whose last bits, would differ over processes.
+        same = index[:, None] == index
+        with full_precision(z):
+            mean = (same.to(z) @ z) / same.sum(dim=1, keepdim=True)
+        came, old = self.target[index, None] >= 0, self.features[index]
+        new = normalize(torch.where(came, self.decay * old + (1 - self.decay) * mean, mean))
+        # All copies write what the first one has: a product may round its rows differently.
+        first = same.byte().argmax(dim=1)
+        self.features.index_copy_(0, index, new[first].to(self.features.dtype))
+        self.target.index_copy_(0, index, target[first])

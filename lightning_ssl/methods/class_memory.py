@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_ssl.checks import check_count, check_fraction
+from lightning_ssl.checks import check_count, check_fraction, check_index
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import confident
 
@@ -82,13 +82,8 @@ class ClassMemory(nn.Module):
         Raises:
             ValueError: If the batch does not say which images it has.
         """
-        if index is None:
-            raise ValueError(
-                "`batch.unlabeled.index` must hold the images' positions in the unlabelled list, "
-                "got None."
-            )
         label, mask = confident(probs, self.threshold)
-        label, index = gather(label.where(mask, -1)), gather(index)
+        label, index = gather(label.where(mask, -1)), gather(check_index("unlabeled", index))
         # An image that is in the batch twice gets the same class on every process.
         new = torch.full_like(self.classes, -1).scatter_reduce_(0, index, label, "amax")
         self.classes.copy_(new.where(new >= 0, self.classes))

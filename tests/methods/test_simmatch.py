@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_ssl.methods import SimMatch
 from lightning_ssl.methods.bank import LabeledBank
@@ -123,6 +124,91 @@ def test_every_embedding_of_the_bank_has_length_one() -> None:
     assert came.tolist() == [True] * 5 + [False]
     torch.testing.assert_close(bank.features.norm(dim=1), came.float())
     assert bank.similarity(z, 0.1).softmax(dim=1)[:, 5].tolist() == [0] * 5
+
+
+def copies(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings, classes and positions of 64 images, of which many are the same."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(64, 33, generator=generator)).to(dtype)
+    index = torch.randint(9, (64,), generator=generator)
+    return z, index % 3, index
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_copies_in_a_batch_count_with_their_mean(decay: float, autocast: bool) -> None:
+    bank, (z, target, index) = LabeledBank(12, 33, decay), copies()
+    for part in (slice(0, 20), slice(20, 64)):
+        before, came = bank.features.double(), bank.target >= 0
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            bank.update(z[part], target[part], index[part])
+        for i in range(12):
+            rows = [row for row, j in zip(z[part].double(), index[part], strict=True) if i == j]
+            wanted = before[i]
+            if rows:
+                new = sum(rows) / len(rows)
+                wanted = decay * before[i] + (1 - decay) * new if came[i] else new
+                wanted = wanted / wanted.norm()
+                assert bank.target[i] == i % 3
+            torch.testing.assert_close(bank.features[i].double(), wanted, rtol=0, atol=1e-6)
+    assert (bank.target >= 0).tolist() == [True] * 9 + [False] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_bank_in_half_precision_averages_in_float32(dtype: torch.dtype) -> None:
+    bank, (z, target, index) = LabeledBank(9, 33, 0.7).to(dtype), copies()
+    wide = LabeledBank(9, 33, 0.7)
+    for one in (bank, wide):
+        one.update(z, target, index)
+    assert bank.features.dtype == dtype
+    assert torch.equal(bank.features, wide.features.to(dtype))  # rounded once
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_is_added_up_in_an_order_that_a_gpu_may_choose() -> None:
+    bank = LabeledBank(12, 33, 0.7)
+    with Operations() as seen:
+        bank.update(*copies())
+    assert "index_copy_" in seen.names
+    free = ("index_add", "scatter_add", "scatter_reduce", "index_put", "index_reduce", "bincount")
+    assert [name for name in seen.names if name.startswith(free)] == []
+
+
+def test_all_copies_write_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of them comes last does not matter, whatever the rows of a product are rounded to."""
+    written: list[tuple[Tensor, Tensor]] = []
+    monkeypatch.setattr(
+        Tensor, "index_copy_", lambda self, dim, index, rows: written.append((index, rows))
+    )
+    z, target, index = copies()
+    noise = 1e-7 * torch.arange(64)[:, None]
+    monkeypatch.setattr(Tensor, "__matmul__", lambda a, b: torch.matmul(a, b) + noise)
+    LabeledBank(12, 33, 0.7).update(z, target, index)
+    assert len(written) == 2
+    for where, rows in written:
+        for i in where.unique():
+            assert len(rows[where == i].unique(dim=0)) == 1
+
+
+def test_a_batch_must_say_which_images_it_has() -> None:
+    module = read_images(SimMatch(CLASSES, LABELED, WIDTH, backbone="wrn_10_1"), WIDTH)
+    generator = torch.Generator().manual_seed(0)
+    x, weak, strong = (images(n, CLASSES + WIDTH, generator) for n in (3, 6, 6))
+    labeled = Samples({"weak": x}, torch.tensor([0, 1, 2]))
+    batch = Batch(0, labeled, Samples({"weak": weak, "strong": strong}))
+    with pytest.raises(ValueError, match=r"`batch.labeled.index` must hold .*, got None"):
+        module.training_step(batch, 0)
 
 
 def test_an_empty_bank_gives_finite_numbers() -> None:
