@@ -53,14 +53,19 @@ def draw_batches(count: int, length: int = 12, seed: int = 0, **copies: int) -> 
 
 
 class Seen(Callback):
-    """Keep the loss of each step, and the trained weights, which the average replaces."""
+    """Keep the loss and the logged values of each step, and the trained weights.
+
+    The average would replace the latter.
+    """
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
+        self.logged: list[dict[str, float]] = []
         self.weights: list[Tensor] = []
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *args: Any) -> None:
         self.losses.append(outputs["loss"])
+        self.logged.append({n: v.item() for n, v in trainer.callback_metrics.items()})
         self.weights = [value.detach().clone() for value in module.parameters()]
 
 
@@ -70,7 +75,7 @@ def train(module: Any, batches: list[Batch], *callbacks: Callback, **options: An
     trainer = Trainer(
         max_steps=steps, logger=False, enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=False, accelerator="cpu", callbacks=list(callbacks),
-        **{"precision": "64-true"} | options,
+        **{"precision": "64-true", "log_every_n_steps": 1} | options,
     )  # fmt: skip
     trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     return trainer
@@ -81,8 +86,11 @@ def train_both(
     batches: list[Batch],
     loss_by_hand: Callable[[int, Predict, Batch], Tensor],
     after_update: Callable[[Predict], None] = lambda predict: None,
-) -> None:
-    """Train for real and by hand; every loss and the last weights must be equal."""
+) -> list[dict[str, float]]:
+    """Train for real and by hand; every loss and the last weights must be equal.
+
+    Returns what was logged in each step.
+    """
     parameters = [value.detach().clone() for value in module.classifier.parameters()]
     seen = Seen()
     train(module, batches, seen)
@@ -100,6 +108,12 @@ def train_both(
         after_update(predictor(*parameters))
     for found, wanted in zip(seen.weights, parameters, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+    return seen.logged
+
+
+def of_steps(logged: list[dict[str, float]], name: str) -> list[float]:
+    """What was logged by a name, one value per step."""
+    return [values[f"train/{name}"] for values in logged]
 
 
 def cross_entropy(logits: Tensor, target: int) -> Tensor:
@@ -131,3 +145,7 @@ class Memory:
         for p, i in zip(probs, index, strict=True):
             if max(p) >= self.threshold:
                 self.classes[i] = p.index(max(p))
+
+    def unseen(self) -> float:
+        """Share of the entries without a class."""
+        return self.classes.count(-1) / len(self.classes)

@@ -23,7 +23,10 @@ class Columns(nn.Module):
 
 
 def read_images(module: Any, *head_widths: int) -> Any:
-    """A module in float64, alone, whose images are its logits, then the outputs of its heads."""
+    """A module in float64, alone, whose images are its logits, then the outputs of its heads.
+
+    What it logs last by each name is in ``logged``.
+    """
     module.double()
     module.backbone, module.classifier = nn.Flatten(), Columns(0, module.num_classes)
     starts = [module.num_classes + sum(head_widths[:i]) for i in range(len(head_widths))]
@@ -32,13 +35,23 @@ def read_images(module: Any, *head_widths: int) -> Any:
             Columns(start, width) for start, width in zip(starts, head_widths, strict=True)
         )
     at_update(module, 0)
-    module.log = module.log_dict = lambda *args, **kwargs: None
+    module.logged = {}
+    module.log = lambda name, value, **_: module.logged.__setitem__(name, value)
+    module.log_dict = lambda values, **_: module.logged.update(values)
     return module
 
 
+def logged(module: Any, name: str) -> list[float]:
+    """What was logged last of each class."""
+    return [module.logged[f"train/{name}_{c}"].item() for c in range(module.num_classes)]
+
+
 def at_update(module: Any, update: int) -> None:
-    """Let a module believe that so many updates are done."""
-    module._trainer = SimpleNamespace(global_step=update, global_rank=0, log_every_n_steps=0)
+    """Let a module believe that so many updates are done, and that each step is written."""
+    loop = SimpleNamespace(total_batch_idx=update)
+    module._trainer = SimpleNamespace(
+        global_step=update, global_rank=0, log_every_n_steps=1, fit_loop=loop
+    )
 
 
 def images(count: int, width: int, generator: torch.Generator, scale: float = 2.0) -> Tensor:

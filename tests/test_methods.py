@@ -115,7 +115,7 @@ ROWS = [
     Row(
         "FlexMatch",
         "flexmatch",
-        _PSEUDO | _classes("threshold"),
+        _PSEUDO | {"train/unseen_rate"} | _classes("threshold"),
         compares="all",
     ),
     Row(
@@ -168,7 +168,7 @@ ROWS = [
     Row(
         "UDA",
         "uda",
-        _PSEUDO | _classes("threshold"),
+        _PSEUDO | {"train/unseen_rate", "train/labeled_rate"} | _classes("threshold"),
         options=(
             *("--model.threshold", "0.15", "--model.class_thresholds", "true"),
             *("--model.annealing", "log"),
@@ -190,7 +190,7 @@ ROWS = [
     Row(
         "SequenceMatch",
         "sequencematch",
-        _PSEUDO | {"train/loss_sequence"} | _classes("threshold"),
+        _PSEUDO | {"train/loss_sequence", "train/unseen_rate"} | _classes("threshold"),
         # That classes are remembered from the first step on.
         options=("--model.threshold", "0.15"),
         compares="all",
@@ -198,7 +198,9 @@ ROWS = [
     Row(
         "CoMatch",
         "comatch",
-        _PSEUDO | {"train/loss_contrast", "train/neighbors"},
+        _PSEUDO
+        | {"train/loss_contrast", "train/neighbors", "train/bank_rate"}
+        | _classes("predicted"),
         # The bank is full after one step.
         options=(
             *("--model.threshold", "0.1", "--model.graph_threshold", "0.1"),
@@ -216,7 +218,7 @@ ROWS = [
     Row(
         "SimMatch",
         "simmatch",
-        _PSEUDO | {"train/loss_instance"},
+        _PSEUDO | {"train/loss_instance", "train/bank_rate"} | _classes("predicted"),
         options=("--model.threshold", "0.1", "--model.warmup", "1", "--model.heads", "2"),
         compares="all",
     ),

@@ -37,6 +37,10 @@ class RecentBank(nn.Module):
         self.register_buffer("probs", torch.zeros(size, num_classes))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
 
+    def fill_rate(self) -> Tensor:
+        """Share of the bank that is written; a scalar."""
+        return (self.written / len(self.features)).clamp(max=1)
+
     def smooth(self, probs: Tensor, z: Tensor, *, smoothing: float, temperature: float) -> Tensor:
         r"""Mix predictions with those of similar images, once the bank is full.
 
@@ -99,6 +103,10 @@ class LabeledBank(nn.Module):
         self.decay = check_fraction("bank_decay", decay)
         self.register_buffer("features", torch.zeros(num_labeled, num_features))
         self.register_buffer("target", torch.full((num_labeled,), -1))
+
+    def fill_rate(self) -> Tensor:
+        """Share of the images that have come; a scalar."""
+        return (self.target >= 0).float().mean()
 
     def similarity(self, z: Tensor, temperature: float) -> Tensor:
         """Similarity of images to those of the bank.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_ssl.checks import check_count, check_fraction, check_index
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import confident
+from lightning_ssl.methods.logs import LoggingModule
 
 Mapping = Literal["convex", "linear", "concave"]
 _MAPPINGS = ("convex", "linear", "concave")
@@ -56,6 +57,29 @@ class ClassMemory(nn.Module):
         self.num_classes, self.mapping, self.warmup = num_classes, mapping, warmup
         self.threshold = check_fraction("threshold", threshold)
         self.register_buffer("classes", torch.full((num_unlabeled,), -1))
+
+    def thresholds_for(self, probs: Tensor, index: Tensor, method: LoggingModule) -> Tensor:
+        """Thresholds for a batch, by what was known before it; then it is remembered.
+
+        Logs ``train/threshold_<class>``, and as ``train/unseen_rate`` the share of the list that
+        has no class after the batch. Call it on all processes.
+
+        Args:
+            probs: Predictions for this process's images, ``(B, C)``.
+            index: Positions of the images in the unlabelled list, ``(B,)``, int64.
+            method: Who logs.
+
+        Returns:
+            See :meth:`thresholds`.
+
+        Raises:
+            ValueError: If the batch does not say which images it has.
+        """
+        thresholds = self.thresholds()
+        self.update(probs, index)
+        method.log_classes("threshold", thresholds)
+        method.log("train/unseen_rate", (self.classes < 0).float().mean())
+        return thresholds
 
     def thresholds(self) -> Tensor:
         """Threshold of each class ``(C,)``, float32 in [0, ``threshold``]."""

@@ -101,5 +101,6 @@ class CoMatch(EmbeddingModule):
 
         self.log_losses(loss, x=loss_x, u=loss_u, contrast=loss_c)
         self.log_pseudo_labels(probs, mask, u.hidden_target)
+        self.log("train/bank_rate", self.bank.fill_rate())
         self.log("train/neighbors", (graph > 0).sum(dim=1).float().mean())
         return loss

@@ -80,6 +80,8 @@ class EmbeddingModule(SSLModule, ABC):
     def aligned_probs(self, logits: Tensor) -> Tensor:
         """Predictions after all classes were made equally frequent; the batch takes part.
 
+        Logs the mean over the window, each class's share of it, as ``train/predicted_<class>``.
+
         Args:
             logits: Of this process's images, ``(B, num_classes)``.
 
@@ -89,4 +91,5 @@ class EmbeddingModule(SSLModule, ABC):
         probs = softmax(logits.detach())
         self.mean_probs.update(probs.mean(dim=0))
         mean = self.mean_probs.value
+        self.log_classes("predicted", mean / mean.sum())
         return align(probs, torch.full_like(mean, 1 / self.num_classes), mean)

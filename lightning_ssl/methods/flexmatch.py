@@ -61,12 +61,10 @@ class FlexMatch(WeakStrongModule):
         logits_x, logits_weak, logits_strong = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         probs = softmax(logits_weak)
-        thresholds = self.memory.thresholds()
+        thresholds = self.memory.thresholds_for(probs, batch.unlabeled.index, self)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
-        self.memory.update(probs, batch.unlabeled.index)
         loss = loss_x + self.lambda_u * loss_u
 
         self.log_losses(loss, x=loss_x, u=loss_u)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
-        self.log_classes("threshold", thresholds)
         return loss

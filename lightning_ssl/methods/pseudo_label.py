@@ -6,13 +6,13 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.class_memory import ClassMemory
+from lightning_ssl.methods.base import ViewSpec
+from lightning_ssl.methods.class_thresholds import ClassThresholdsModule
 from lightning_ssl.methods.ramp import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
 
-class PseudoLabel(SSLModule):
+class PseudoLabel(ClassThresholdsModule):
     r"""Pseudo-label in one stage: confident predictions become labels in the same step.
 
     .. math::
@@ -31,11 +31,9 @@ class PseudoLabel(SSLModule):
         threshold: Confidence in [0, 1] above which a pseudo-label counts.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         ramp: Fraction of the run's updates over which ``lambda_u`` rises from 0.
-        class_thresholds: Whether the threshold is FlexMatch's of each class, at most ``threshold``,
-            see :class:`~lightning_ssl.methods.class_memory.ClassMemory`.
-        num_unlabeled: Length of the unlabelled list, which class thresholds need; taken from the
-            data on the command line.
-        **kwargs: Arguments of :class:`SSLModule`.
+        **kwargs: Arguments of
+            :class:`~lightning_ssl.methods.class_thresholds.ClassThresholdsModule`, such as
+            ``class_thresholds``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -47,17 +45,11 @@ class PseudoLabel(SSLModule):
         threshold: float = 0.95,
         lambda_u: float = 1.0,
         ramp: float = 0.4,
-        class_thresholds: bool = False,
-        num_unlabeled: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, **kwargs)
+        super().__init__(num_classes, threshold, **kwargs)
         check_weights(lambda_u=lambda_u)
-        self.threshold, self.lambda_u = check_fraction("threshold", threshold), lambda_u
-        self.ramp = check_fraction("ramp", ramp)
-        self.memory = (
-            ClassMemory(num_classes, num_unlabeled, threshold) if class_thresholds else None
-        )
+        self.lambda_u, self.ramp = lambda_u, check_fraction("ramp", ramp)
 
     @property
     def views(self) -> ViewSpec:
@@ -71,14 +63,10 @@ class PseudoLabel(SSLModule):
         (logits_x,), (logits_u,) = self.forward_together(x.views["weak"], u.views["weak"])
         loss_x = cross_entropy(logits_x, x.target)
         probs = softmax(logits_u.detach())
-        threshold = self.threshold if self.memory is None else self.memory.thresholds()
+        threshold = self.threshold_for(probs, u.index)
         loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=threshold)
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
-        if self.memory is not None:
-            self.memory.update(probs, u.index)
 
         self.log_losses(loss, x=loss_x, u=loss_u)
         self.log_pseudo_labels(probs, mask, u.hidden_target)
-        if isinstance(threshold, Tensor):
-            self.log_classes("threshold", threshold)
         return loss

@@ -67,7 +67,8 @@ class SequenceMatch(SSLModule):
             x.views["weak"], u.views["weak"], u.views["medium"], u.views["strong"]
         )
         loss_x = cross_entropy(logits_x, x.target)
-        probs, thresholds = softmax(weak.detach()), self.memory.thresholds()
+        probs = softmax(weak.detach())
+        thresholds = self.memory.thresholds_for(probs, u.index, self)
         loss_u, mask = pseudo_label_loss(strong, probs, threshold=thresholds)
         from_weak, from_medium = (z.detach() / self.temperature for z in (weak, medium))
         loss_sequence = (
@@ -76,9 +77,7 @@ class SequenceMatch(SSLModule):
             + kl_divergence(from_weak, strong, weight=mask)
         )
         loss = loss_x + self.lambda_u * (loss_u + loss_sequence)
-        self.memory.update(probs, u.index)
 
         self.log_losses(loss, x=loss_x, u=loss_u, sequence=loss_sequence)
         self.log_pseudo_labels(probs, mask, u.hidden_target)
-        self.log_classes("threshold", thresholds)
         return loss

@@ -95,4 +95,5 @@ class SimMatch(EmbeddingModule):
 
         self.log_losses(loss, x=loss_x, u=loss_u, instance=loss_in)
         self.log_pseudo_labels(probs, mask, u.hidden_target)
+        self.log("train/bank_rate", self.bank.fill_rate())
         return loss

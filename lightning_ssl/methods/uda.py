@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_ssl.checks import check_fraction, check_temperature
+from lightning_ssl.checks import check_temperature
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
-from lightning_ssl.methods.class_memory import ClassMemory
+from lightning_ssl.methods.class_thresholds import ClassThresholdsModule
 from lightning_ssl.methods.ramp import progress
 from lightning_ssl.methods.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
@@ -24,7 +24,7 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 }
 
 
-class UDA(WeakStrongModule):
+class UDA(ClassThresholdsModule, WeakStrongModule):
     r"""UDA: soft targets from weak views, consistency on strong views.
 
     .. math::
@@ -48,13 +48,10 @@ class UDA(WeakStrongModule):
         annealing: a(s): ``linear`` for s, ``exp`` for exp(5 (s - 1)), ``log`` for 1 - exp(-5 s);
             null for no annealing.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        class_thresholds: Whether the threshold is FlexMatch's of each class, at most ``threshold``,
-            see :class:`~lightning_ssl.methods.class_memory.ClassMemory`.
-        num_unlabeled: Length of the unlabelled list, which class thresholds need; taken from the
-            data on the command line.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
-            and of :class:`SSLModule`.
+            :class:`~lightning_ssl.methods.class_thresholds.ClassThresholdsModule`, such as
+            ``class_thresholds``, of :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`,
+            such as ``separate_weak``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -67,18 +64,12 @@ class UDA(WeakStrongModule):
         temperature: float = 0.4,
         annealing: Annealing | None = None,
         lambda_u: float = 1.0,
-        class_thresholds: bool = False,
-        num_unlabeled: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, lambda_u, **kwargs)
+        super().__init__(num_classes, threshold, lambda_u=lambda_u, **kwargs)
         if annealing is not None and annealing not in _SHAPES:
             raise ValueError(f"`annealing` must be one of {(*_SHAPES, None)}, got {annealing!r}.")
-        self.threshold = check_fraction("threshold", threshold)
         self.temperature, self.annealing = check_temperature(temperature), annealing
-        self.memory = (
-            ClassMemory(num_classes, num_unlabeled, threshold) if class_thresholds else None
-        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
@@ -88,18 +79,13 @@ class UDA(WeakStrongModule):
         loss_x = self._labeled_loss(logits_x, x.target)
 
         probs = softmax(logits_weak)
-        threshold = self.threshold if self.memory is None else self.memory.thresholds()
-        _, mask = confident(probs, threshold)
+        _, mask = confident(probs, self.threshold_for(probs, u.index))
         target = sharpen(probs, temperature=self.temperature)
         loss_u = weighted_cross_entropy(logits_strong, target, mask)
         loss = loss_x + self.lambda_u * loss_u
-        if self.memory is not None:
-            self.memory.update(probs, u.index)
 
         self.log_losses(loss, x=loss_x, u=loss_u)
         self.log_pseudo_labels(probs, mask, u.hidden_target)
-        if isinstance(threshold, Tensor):
-            self.log_classes("threshold", threshold)
         return loss
 
     def _labeled_loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -111,6 +97,7 @@ class UDA(WeakStrongModule):
         with torch.no_grad():
             known = softmax(logits).gather(1, target[:, None]).squeeze(1)
             mask = (known < done * (1 - least) + least).to(known)
-            # Where none counts the loss is 0, whatever it is divided by.
-            share = mean_over_ranks(mask.mean()).clamp(min=1e-6)
-        return weighted_cross_entropy(logits, target, mask / share)
+            share = mean_over_ranks(mask.mean())
+        self.log("train/labeled_rate", share)
+        # Where none counts the loss is 0, whatever it is divided by.
+        return weighted_cross_entropy(logits, target, mask / share.clamp(min=1e-6))

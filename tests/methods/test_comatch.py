@@ -11,7 +11,7 @@ from lightning_ssl.methods import CoMatch
 from lightning_ssl.methods.bank import RecentBank
 from lightning_ssl.types import Batch, Samples
 
-from steps import images, read_images, same
+from steps import images, logged, read_images, same
 
 CLASSES, WIDTH, TEMPERATURE, SMOOTHING = 3, 2, 0.2, 0.9
 
@@ -122,6 +122,11 @@ def test_steps_equal_loops(bank: int, threshold: float, graph: float) -> None:
             *(strong.flatten(2)[0], other.flatten(2)[0]),
         )
         same(loss, expected, x, weak, strong, other)
+        recent = loops.means[-4:]
+        shares = [sum(m[c] for m in recent) / len(recent) for c in range(CLASSES)]
+        assert logged(module, "predicted") == pytest.approx(shares, abs=1e-12)
+        rate = min(1, len(loops.past) / bank)
+        assert module.logged["train/bank_rate"].item() == pytest.approx(rate)
     assert 0 < loops.kept < 300
     assert 0 < loops.linked < 50 * 30
 

@@ -8,7 +8,17 @@ import torch
 from lightning_ssl.methods import FlexMatch
 from lightning_ssl.types import Batch, Samples
 
-from steps import best, compare, cross_entropy, images, labeled_loss, read_images, rows, teach
+from steps import (
+    best,
+    compare,
+    cross_entropy,
+    images,
+    labeled_loss,
+    logged,
+    read_images,
+    rows,
+    teach,
+)
 
 MAPPINGS = {
     "convex": lambda x: x / (2 - x),
@@ -56,6 +66,9 @@ def test_sixty_steps_equal_loops(mapping, warmup, tau, lambda_u):
         expected = labeled_loss(x, target) + lambda_u * unlabeled / 8
         compare(loss, expected, (x, strong), weak)
         assert module.memory.classes.tolist() == memory
+        assert logged(module, "threshold") == pytest.approx(thresholds, abs=1e-6)
+        unseen = module.logged["train/unseen_rate"].item()
+        assert unseen == pytest.approx(memory.count(-1) / 30)
     assert all(kept[:8])  # thresholds of 0
     assert not all(kept)
 

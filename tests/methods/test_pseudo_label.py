@@ -8,7 +8,15 @@ from lightning_ssl.methods import PseudoLabel, pseudo_label
 from lightning_ssl.methods.ramp import ramp_up
 from lightning_ssl.types import Batch, Samples
 
-from by_hand import Memory, cross_entropy, draw_batches, labeled_loss, linear, train_both
+from by_hand import (
+    Memory,
+    cross_entropy,
+    draw_batches,
+    labeled_loss,
+    linear,
+    of_steps,
+    train_both,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("threshold", "lambda_u"), [(0.95, 1.0), (0.85, 2.5), (0.0, 1.0)])
@@ -40,7 +48,7 @@ def test_training_step_equals_loops(threshold, lambda_u, monkeypatch):
 
 
 def test_sixty_steps_with_class_thresholds_equal_the_papers():
-    threshold, weight, memory, kept = 0.7, 2.0, Memory(12, 0.7), []
+    threshold, weight, memory, kept, limits_0, unseen = 0.7, 2.0, Memory(12, 0.7), [], [], []
 
     def loss_by_hand(step, predict, batch):
         loss, u = labeled_loss(predict, batch), batch.unlabeled
@@ -51,12 +59,17 @@ def test_sixty_steps_with_class_thresholds_equal_the_papers():
             kept.append(max(p) >= limits[label])
             loss = loss + weight * kept[-1] * cross_entropy(z, label) / len(probs)
         memory.update(probs, u.index.tolist())
+        limits_0.append(limits[0])
+        unseen.append(memory.unseen())
         return loss
 
     module = linear(
         "PseudoLabel", threshold, weight, ramp=0, class_thresholds=True, num_unlabeled=12
     )
-    train_both(module, draw_batches(60, 12, weak=1), loss_by_hand)
+    logged = train_both(module, draw_batches(60, 12, weak=1), loss_by_hand)
+    assert of_steps(logged, "threshold_0") == pytest.approx(limits_0, abs=1e-6)
+    assert of_steps(logged, "unseen_rate") == pytest.approx(unseen, abs=1e-6)
+    assert len(set(unseen)) > 2
     assert module.memory.classes.tolist() == memory.classes
     assert kept[:5] == [True] * 5  # thresholds are 0 at the start
     assert False in kept

@@ -6,7 +6,7 @@ import torch
 from lightning_ssl.methods import SequenceMatch
 from lightning_ssl.types import Batch, Samples
 
-from steps import images, read_images, same
+from steps import images, logged, read_images, same
 
 CLASSES, UNLABELED, TEMPERATURE = 3, 12, 0.5
 
@@ -62,6 +62,9 @@ def test_steps_equal_loops(threshold):
         expected, count = loops.step(x.flatten(2)[0], target, *rows, index.tolist())
         same(loss, expected, x, weak, medium, strong)
         assert module.memory.classes.tolist() == loops.last
+        assert logged(module, "threshold") == pytest.approx(loops.thresholds, abs=1e-6)
+        unseen = module.logged["train/unseen_rate"].item()
+        assert unseen == pytest.approx(loops.last.count(-1) / UNLABELED)
         kept.append(count)
     assert kept[0] == 6  # all thresholds are 0 at the start
     assert sum(kept) < 6 * 60

@@ -12,7 +12,7 @@ from lightning_ssl.methods import SimMatch
 from lightning_ssl.methods.bank import LabeledBank
 from lightning_ssl.types import Batch, Samples
 
-from steps import at_update, images, read_images, same
+from steps import at_update, images, logged, read_images, same
 
 CLASSES, WIDTH, LABELED, TEMPERATURE, SMOOTHING, DECAY = 3, 2, 7, 0.1, 0.9, 0.7
 
@@ -108,6 +108,10 @@ def test_steps_equal_loops(warmup: int, threshold: float) -> None:
         for i, (feature, y) in loops.bank.items():
             assert module.bank.features[i].tolist() == pytest.approx(feature, abs=1e-12)
             assert module.bank.target[i] == y
+        recent = loops.means[-4:]
+        shares = [sum(m[c] for m in recent) / len(recent) for c in range(CLASSES)]
+        assert logged(module, "predicted") == pytest.approx(shares, abs=1e-12)
+        assert module.logged["train/bank_rate"].item() == pytest.approx(len(loops.bank) / LABELED)
     assert 0 < loops.kept < 300
 
 

@@ -14,6 +14,7 @@ from by_hand import (
     draw_batches,
     labeled_loss,
     linear,
+    of_steps,
     train_both,
 )  # fmt: skip
 from runs import fit, load
@@ -32,7 +33,7 @@ def annealed(step, annealing):
 @pytest.mark.parametrize("classes", [False, True])
 def test_sixty_steps_equal_the_papers(annealing, classes):
     threshold, temperature, weight = 0.7, 0.4, 2.0
-    memory, taught, kept = Memory(LENGTH, threshold), [], []
+    memory, taught, kept, limits_0, unseen = Memory(LENGTH, threshold), [], [], [], []
 
     def loss_by_hand(step, predict, batch):
         if annealing is None:
@@ -58,17 +59,27 @@ def test_sixty_steps_equal_the_papers(annealing, classes):
                 h = sum(q * cross_entropy(z, c) for c, q in enumerate(soft))
                 loss = loss + weight * h / len(probs)
         memory.update(probs, u.index.tolist())
+        limits_0.append(limits[0])
+        unseen.append(memory.unseen())
         return loss
 
     options = {"class_thresholds": True, "num_unlabeled": LENGTH} if classes else {}
     module = linear("UDA", threshold, temperature, annealing, weight, **options)
     batches = draw_batches(STEPS, LENGTH, weak=1, strong=1)
-    train_both(module, batches, loss_by_hand)
-    assert annealing is None or len(set(taught)) > 1
+    logged = train_both(module, batches, loss_by_hand)
+    if annealing is None:
+        assert "train/labeled_rate" not in logged[-1]
+    else:
+        assert of_steps(logged, "labeled_rate") == pytest.approx([n / 3 for n in taught], abs=1e-6)
+        assert len(set(taught)) > 1
     assert {True, False} == set(kept)
     if classes:
         assert module.memory.classes.tolist() == memory.classes
         assert kept[:5] == [True] * 5  # thresholds are 0 at the start
+        assert of_steps(logged, "threshold_0") == pytest.approx(limits_0, abs=1e-6)
+        assert of_steps(logged, "unseen_rate") == pytest.approx(unseen, abs=1e-6)
+    else:
+        assert {"train/threshold_0", "train/unseen_rate"}.isdisjoint(logged[-1])
 
 
 def test_annealing_divides_by_the_images_that_count(monkeypatch):
