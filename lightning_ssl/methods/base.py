@@ -1,5 +1,6 @@
 """What all methods share: network, metrics, optimizer, evaluation, prediction, warm start."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -77,7 +78,7 @@ class SSLModule(LoggingModule, ABC):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay}.")
         if ema_half_life is not None:
-            if not ema_half_life > 0:
+            if not 0 < ema_half_life < math.inf:
                 raise ValueError(f"`ema_half_life` must be above 0 or null, got {ema_half_life}.")
             ema_decay = 0.5 ** (1 / ema_half_life)
         self.save_hyperparameters()

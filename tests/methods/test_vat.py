@@ -268,6 +268,7 @@ def test_the_command_line_tells_the_deviation_of_the_data():
         ("ramp", 1.5, r"in \[0, 1\]"),
         ("image_std", (0.5, 0.0), "values above 0"),
         ("ema_half_life", 0.0, "above 0 or null"),
+        ("ema_half_life", float("inf"), "above 0 or null"),
     ],
 )
 def test_errors_name_argument_and_value(option, value, allowed):
