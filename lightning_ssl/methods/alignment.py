@@ -33,9 +33,10 @@ class Alignment(Imbalance):
         super().__init__()
         self.counted = class_counts is not None
         counts = torch.tensor(class_counts if self.counted else [1] * num_classes).float()
-        if len(counts) != num_classes or counts.sum() <= 0:
+        if len(counts) != num_classes or counts.min() < 0 or counts.sum() <= 0:
             raise ValueError(
-                f"`class_counts` must be {num_classes} numbers, one above 0, got {class_counts}."
+                f"`class_counts` must be {num_classes} numbers of at least 0, one above 0, got "
+                f"{class_counts}."
             )
         self.predicted = WindowMean(uniform(num_classes), 128)
         self.occurring = ExponentialMean(counts / counts.sum())

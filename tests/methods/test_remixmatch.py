@@ -316,7 +316,11 @@ def test_without_what_the_probes_drew_is_an_error() -> None:
         ({"alpha": -1.0}, r"`alpha` must be at least 0, got -1"),
         ({"lambda_kl": -0.5}, r"`lambda_kl` must be at least 0, got -0.5"),
         ({"augment": "auto"}, r"`augment` must be one of \('ctaugment', 'rand.*, got 'auto'"),
-        ({"class_counts": [1, 2]}, r"`class_counts` must be 3 numbers, one above 0, got \[1, 2\]"),
+        (
+            {"class_counts": [1, 2]},
+            r"`class_counts` must be 3 numbers of at least 0, .*, got \[1, 2\]",
+        ),
+        ({"class_counts": [-1, 2, 2]}, r"of at least 0, one above 0, got \[-1, 2, 2\]"),
         ({"class_counts": [0, 0, 0]}, r"one above 0, got \[0, 0, 0\]"),
         (
             {"augment": "ctaugment", "ema_decay": 0.0},
