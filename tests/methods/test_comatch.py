@@ -11,14 +11,10 @@ from lightning_ssl.methods import CoMatch
 from lightning_ssl.methods.bank import RecentBank
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import softmax
 from steps import images, logged, read_images, same
 
 CLASSES, WIDTH, TEMPERATURE, SMOOTHING = 3, 2, 0.2, 0.9
-
-
-def probabilities(z: list[float]) -> list[float]:
-    exponentials = [math.exp(v) for v in z]
-    return [e / sum(exponentials) for e in exponentials]
 
 
 def unit(vector: Tensor) -> Tensor:
@@ -36,7 +32,7 @@ class ByLoops:
         self.kept, self.linked = 0, 0
 
     def pseudo_labels(self, weak: list[list[float]], embedded: list[list[float]]) -> Any:
-        probs = [probabilities(z) for z in weak]
+        probs = [softmax(z) for z in weak]
         self.means.append([sum(p[c] for p in probs) / len(probs) for c in range(CLASSES)])
         recent = self.means[-self.window :]
         # A window that is not full scales all classes alike, which only the 1e-6 can tell.

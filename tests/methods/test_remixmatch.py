@@ -15,6 +15,7 @@ from lightning_ssl.methods import ReMixMatch, remixmatch
 from lightning_ssl.optim import Optimizer
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import cross_entropy, softmax
 from runs import fit, load
 
 C, B, U = 3, 4, 5
@@ -62,17 +63,6 @@ def draw_batch(generator: torch.Generator, views: int, shape: tuple[int, ...] = 
     drawn = {"probe": CTAugmentProbe().draw(B, generator)}
     unlabeled = {"weak": images(1, U), "strong": images(views, U)}
     return Batch(0, Samples(labeled, target, drawn=drawn), Samples(unlabeled))
-
-
-def softmax(logits: torch.Tensor) -> list[float]:
-    powers = [math.exp(z) for z in logits.tolist()]
-    return [power / sum(powers) for power in powers]
-
-
-def cross(target: Any, logits: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of one row in the order of its definition."""
-    total = torch.log(sum(torch.exp(z) for z in logits))  # type: ignore[arg-type]
-    return sum(t * (total - z) for t, z in zip(target, logits, strict=True))  # type: ignore
 
 
 @dataclass
@@ -142,12 +132,11 @@ def step_by_loops(
     ):
         image = weight * images[n] + (1 - weight) * images[j]
         mixed = [weight * a + (1 - weight) * b for a, b in zip(targets[n], targets[j], strict=True)]
-        rows["x" if n < B else "u"].append(cross(mixed, module.classifier(image.flatten())))
+        rows["x" if n < B else "u"].append(cross_entropy(module.classifier(image.flatten()), mixed))
     for i, image in enumerate(u["strong"][0]):
-        rows["kl"].append(cross(guesses[i], module.classifier(image.flatten())))
+        rows["kl"].append(cross_entropy(module.classifier(image.flatten()), guesses[i]))
         turned = torch.rot90(image, i % 4, (1, 2)).flatten()
-        one_hot = [float(k == i % 4) for k in range(4)]
-        rows["rotation"].append(cross(one_hot, module.rotation(turned)))
+        rows["rotation"].append(cross_entropy(module.rotation(turned), i % 4))
     loss: Any = {name: sum(parts) / len(parts) for name, parts in rows.items()}
 
     _remember(module, batch, state, probabilities)

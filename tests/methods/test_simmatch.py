@@ -12,6 +12,7 @@ from lightning_ssl.methods import SimMatch
 from lightning_ssl.methods.bank import LabeledBank
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import softmax
 from steps import at_update, images, logged, read_images, same
 
 CLASSES, WIDTH, LABELED, TEMPERATURE, SMOOTHING, DECAY = 3, 2, 7, 0.1, 0.9, 0.7
@@ -20,11 +21,6 @@ CLASSES, WIDTH, LABELED, TEMPERATURE, SMOOTHING, DECAY = 3, 2, 7, 0.1, 0.9, 0.7
 def unit(vector: list[float]) -> list[float]:
     length = math.sqrt(sum(v * v for v in vector))
     return [v / length for v in vector]
-
-
-def softmax(z: list[float]) -> list[float]:
-    exponentials = [math.exp(v - max(z)) for v in z]
-    return [e / sum(exponentials) for e in exponentials]
 
 
 class ByLoops:
