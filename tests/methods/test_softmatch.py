@@ -15,6 +15,7 @@ from steps import (
     cross_entropy,
     images,
     labeled_loss,
+    logged,
     read_images,
     rows,
     teach,
@@ -56,6 +57,7 @@ def test_sixty_steps_equal_loops(n_sigma, decay):
             other_labels += best(p) != best(aligned(p, past))
         expected = labeled_loss(x, target) + 1.5 * unlabeled / 6
         compare(loss, expected, (x, strong), weak)
+        assert logged(module, "predicted") == pytest.approx(past, abs=1e-12)  # with this batch
     assert other_labels > 5  # labels are those before the alignment, where it matters
     assert 50 < whole < 350
     torch.testing.assert_close(module.mean_probs.value.tolist(), past, **EXACT)
