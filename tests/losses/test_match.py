@@ -116,6 +116,17 @@ def test_squared_error(seed: int) -> None:
     assert gradient is None
 
 
+def test_a_weighted_squared_error_divides_by_all_rows() -> None:
+    logits, target = drawn(0, 4, 3).requires_grad_(), probabilities(0, 4, 3)
+    weight = torch.tensor([0.0, 1.0, 0.3, 2.0], dtype=torch.float64, requires_grad=True)
+    rows = zip(weight.tolist(), logits, target, strict=True)
+    expected = sum(w * squared_error(z[None], t[None]) for w, z, t in rows) / 4
+    loss = squared_error(logits, target, weight)
+    compare(loss, expected, logits)
+    (gradient,) = torch.autograd.grad(loss, weight, allow_unused=True)
+    assert gradient is None
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("threshold", [0.6, torch.tensor([0.5, 0.9, 0.7], dtype=torch.float64)])
 def test_confident_and_its_loss(seed: int, threshold: float | Tensor) -> None:

@@ -14,7 +14,8 @@ from lightning_ssl.types import Batch, Samples
 from by_hand import softmax
 from steps import images, logged, read_images, same
 
-CLASSES, WIDTH, TEMPERATURE, SMOOTHING = 3, 2, 0.2, 0.9
+CLASSES, WIDTH, TEMPERATURE, SMOOTHING = 3, 2, 0.3, 0.95
+LAMBDA_U, LAMBDA_C = 0.7, 1.6
 
 
 def unit(vector: Tensor) -> Tensor:
@@ -69,7 +70,8 @@ class ByLoops:
             if max(p) >= self.threshold:
                 self.kept += 1
                 log_probs = torch.log_softmax(row[:CLASSES], 0)
-                loss = loss - sum(p[c] * log_probs[c] for c in range(CLASSES)) / count
+                h = -sum(p[c] * log_probs[c] for c in range(CLASSES))
+                loss = loss + LAMBDA_U * h / count
         for i in range(count):
             weights = []
             for j in range(count):
@@ -79,9 +81,8 @@ class ByLoops:
             z = unit(strong[i, CLASSES:])
             scores = torch.stack([z @ unit(row[CLASSES:]) / TEMPERATURE for row in other])
             log_probs = torch.log_softmax(scores, 0)
-            loss = (
-                loss - sum(w / sum(weights) * log_probs[j] for j, w in enumerate(weights)) / count
-            )
+            h = -sum(w / sum(weights) * log_probs[j] for j, w in enumerate(weights))
+            loss = loss + LAMBDA_C * h / count
         self.past += list(zip(embedded, aligned, strict=True))
         for row, y in zip(x.detach(), target, strict=True):
             hot = [float(c == y) for c in range(CLASSES)]
@@ -98,7 +99,9 @@ def test_steps_equal_loops(bank: int, threshold: float, graph: float) -> None:
     generator = torch.Generator().manual_seed(bank)
     module = read_images(
         CoMatch(
-            *(CLASSES, WIDTH),
+            *(CLASSES, WIDTH, TEMPERATURE, LAMBDA_C),
+            lambda_u=LAMBDA_U,
+            smoothing=SMOOTHING,
             threshold=threshold,
             graph_threshold=graph,
             bank_size=bank,

@@ -1,5 +1,7 @@
 """FlexMatch over many steps against a loop over images."""
 
+import math
+
 import pytest
 import torch
 

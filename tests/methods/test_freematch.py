@@ -95,9 +95,10 @@ def test_the_first_batch_is_masked_by_thresholds_that_know_it():
 
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
-    [("decay", 1.0, r"in \[0, 1\)"), ("clip", (0.9, 0.8), r"in \[0, 1\] and not fall"),
-     ("clip", (0.2,), r"two numbers in .*, got \(0.2,\)"),
-     ("clip", (0.9, 1.2), r"in \[0, 1\]"), ("lambda_fairness", -1, "at least 0")],
+    [("decay", 1.0, r"in \[0, 1\)"),
+     ("clip", (0.9, 0.8), r"two numbers in \[0, 1\] and not fall"),
+     ("clip", (0.2,), "two numbers in"),
+     ("clip", (0.9, 1.2), r"two numbers in \[0, 1\]"), ("lambda_fairness", -1, "at least 0")],
 )  # fmt: skip
 def test_errors_name_argument_and_value(option, value, allowed):
     with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got"):

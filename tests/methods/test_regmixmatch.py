@@ -174,14 +174,15 @@ def test_an_empty_box_changes_nothing() -> None:
     assert torch.equal(resize_mix(images, pasted, (3, 3, 3, 3)), images)
 
 
-def test_without_weights_nothing_is_mixed() -> None:
-    module = RegMixMatch(4, backbone="wrn_10_1", lambda_mix=0, lambda_cam=0)
+@pytest.mark.parametrize(("mix", "cam", "passes"), [(0, 0, [15]), (1, 0, [15, 6]), (0, 1, [15, 6])])
+def test_without_weights_nothing_is_mixed(mix: float, cam: float, passes: list[int]) -> None:
+    module = RegMixMatch(4, backbone="wrn_10_1", lambda_mix=mix, lambda_cam=cam)
     seen = []
     module.backbone.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     unlabeled = {name: torch.randn(1, 6, 3, 8, 8) for name in ("weak", "strong")}
     labeled = Samples({"weak": torch.randn(1, 3, 3, 8, 8)}, torch.tensor([0, 1, 2]))
     module.training_step(Batch(0, labeled, Samples(unlabeled)), 0)
-    assert seen == [15]
+    assert seen == passes
 
 
 def test_thresholds_keep_their_range() -> None:
@@ -205,7 +206,7 @@ def test_thresholds_keep_their_range() -> None:
         ("alpha_mix", math.inf, "above 0"),
         ("alpha_cam", -1.0, "above 0"),
         ("decay", 1.0, r"in \[0, 1\)"),
-        ("clip", (0.9, 0.8), r"in \[0, 1\] and not fall"),
+        ("clip", (0.9, 0.8), r"two numbers in \[0, 1\] and not fall"),
     ],
 )
 def test_errors_name_argument_and_value(option: str, value: Any, allowed: str) -> None:

@@ -20,6 +20,7 @@ from runs import fit, load
 
 C, B, U = 3, 4, 5
 SHAPE = (3, 2, 2)
+TEMPERATURE, RAMP = 0.8, 0.3
 
 
 class Alone(ReMixMatch):
@@ -120,7 +121,7 @@ def step_by_loops(
         p = softmax(module.classifier(image.flatten()))
         probabilities.append(p)
         aligned = [p[c] * (state.occurring[c] + 1e-6) / (mean[c] + 1e-6) for c in range(C)]
-        sharp = [(value / sum(aligned)) ** 2 for value in aligned]
+        sharp = [(value / sum(aligned)) ** (1 / TEMPERATURE) for value in aligned]
         guesses.append([value / sum(sharp) for value in sharp])
     for view in (u["weak"][0], *u["strong"]):
         images += list(view)
@@ -163,8 +164,8 @@ def test_50_steps_equal_the_paper(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = ("lambda_u", "lambda_kl", "lambda_rotation")
-    module = linear(strong_views=views, class_counts=counts, augment=augment,
-                    **dict(zip(names, weights, strict=True)))  # fmt: skip
+    module = linear(strong_views=views, class_counts=counts, augment=augment, ramp=RAMP,
+                    temperature=TEMPERATURE, **dict(zip(names, weights, strict=True)))  # fmt: skip
     parameters = [*module.classifier.parameters(), *module.rotation.parameters()]
     optimizer = torch.optim.SGD(parameters, 0.3)
     state, generator = State(counts), torch.Generator().manual_seed(1)
@@ -174,7 +175,8 @@ def test_50_steps_equal_the_paper(
         drawn = Drawn(torch.randperm(rows, generator=generator),
                       0.5 + 0.5 * torch.rand(rows, generator=generator).double())  # fmt: skip
         ramp = min(1.0, step / 30)
-        monkeypatch.setattr(remixmatch, "ramp_up", lambda *_, value=ramp: value)
+        monkeypatch.setattr(remixmatch, "ramp_up", lambda of, asked, value=ramp: {
+            RAMP: value}[asked])  # fmt: skip
         monkeypatch.setattr(remixmatch, "draw_mixup", lambda count, alpha, like, d=drawn: (
             d.partner, d.weight))  # fmt: skip
         expected = step_by_loops(module, batch, state, drawn, ramp,

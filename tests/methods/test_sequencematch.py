@@ -9,7 +9,7 @@ from lightning_ssl.types import Batch, Samples
 from by_hand import Memory, best, softmax
 from steps import images, logged, read_images, same
 
-CLASSES, UNLABELED, TEMPERATURE = 3, 12, 0.5
+CLASSES, UNLABELED, TEMPERATURE, LAMBDA_U = 3, 12, 0.4, 0.7
 
 
 def step_by_loops(memory, x, target, weak, medium, strong, index):
@@ -22,12 +22,12 @@ def step_by_loops(memory, x, target, weak, medium, strong, index):
         label = best(p)
         if p[label] >= thresholds[label]:
             kept += 1
-            loss = loss - torch.log_softmax(s, 0)[label] / len(weak)
+            loss = loss - LAMBDA_U * torch.log_softmax(s, 0)[label] / len(weak)
             for teacher, student in ((w, m), (m.detach(), s), (w, s)):
                 soft = torch.softmax(teacher / TEMPERATURE, 0)
                 log_student = torch.log_softmax(student, 0)
                 for a, b in zip(soft, log_student, strict=True):
-                    loss = loss + a * (torch.log(a) - b) / len(weak)
+                    loss = loss + LAMBDA_U * a * (torch.log(a) - b) / len(weak)
     memory.update(taught, index)
     return loss, kept
 
@@ -36,7 +36,7 @@ def step_by_loops(memory, x, target, weak, medium, strong, index):
 def test_steps_equal_loops(threshold):
     generator = torch.Generator().manual_seed(0)
     module = read_images(
-        SequenceMatch(CLASSES, UNLABELED, threshold, 1.0, TEMPERATURE, backbone="wrn_10_1")
+        SequenceMatch(CLASSES, UNLABELED, threshold, LAMBDA_U, TEMPERATURE, backbone="wrn_10_1")
     )
     memory, kept = Memory(UNLABELED, threshold, CLASSES), []
     for _ in range(60):
