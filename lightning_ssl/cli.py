@@ -107,7 +107,7 @@ class SSLCLI(LightningCLI):
     def _ask_data(self, name: str, data: LightningDataModule) -> Any:
         """Value of a link; only asked for where the method has the argument, for it may read."""
         config = self.config[self.subcommand]
-        if name not in parameters(_classes()[config.model.class_path]):
+        if name not in parameters(known_classes()[config.model.class_path]):
             return None
         if name in TRAINED_ON and self.subcommand != "fit" and config.ckpt_path not in _WORDS:
             return trained_on(config.ckpt_path).get(name)  # images to predict have no labels
@@ -227,13 +227,22 @@ def main(args: Sequence[str] | None = None) -> None:
     except USER_ERRORS as error:
         if traceback:
             raise
-        print(f"error: {explain(error, _classes())}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, SystemExit) as stopped:
         # A trainer takes Ctrl-C for itself, and exits with 1 while it is handled.
         if not any(isinstance(e, KeyboardInterrupt) for e in (stopped, stopped.__context__)):
             raise
         raise SystemExit(130) from None  # as shells have it: 128 and the number of the signal
+
+
+def error_line(error: Exception) -> str:
+    """What is said of an error of the user's.
+
+    Args:
+        error: One of ``USER_ERRORS``.
+    """
+    return f"error: {explain(error, known_classes())}"
 
 
 def _expand(args: Sequence[str]) -> list[str]:
@@ -291,7 +300,7 @@ def _subclasses(parent: Any) -> list[Any]:
     return [c for child in parent.__subclasses__() for c in (child, *_subclasses(child))]
 
 
-def _classes() -> dict[str, Any]:
+def known_classes() -> dict[str, Any]:
     """Methods and datamodules by the paths that they can be given by."""
     found = {}
     for class_ in _subclasses(SSLModule) + _subclasses(LightningDataModule):

@@ -269,6 +269,7 @@ def test_tables_and_figure(
     def write(result: Path, command: list[str]) -> None:
         method, labels, seed = result.parent.name.split("_")
         if int(seed) >= len(accuracies[method, labels]):
+            result.with_name("log.txt").write_text("Traceback\nerror: `x` must be in [0, 1].\n")
             return
         result.write_text(found(accuracies[method, labels][int(seed)], **{"test/acc_top5": 0.95}))
         if labels == "100":
@@ -293,6 +294,7 @@ def test_tables_and_figure(
         compare("--labels", "[100, 20]", "--methods", "[FixMatch, Supervised]", "--seeds", "2")
     out, err = capsys.readouterr()
     assert "error: 1 of 8 runs failed, see out/Supervised_100_1/log.txt." in err
+    assert "1: failed, see out/Supervised_100_1/log.txt: `x` must be in [0, 1].\n" in out
 
     results = {(r["method"], r["labels"], r["seed"]): r for r in rows("out/results.csv")}
     assert len(results) == 7

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from inspect import isabstract
 from itertools import product
@@ -198,6 +199,13 @@ def _log(run: Run) -> Path:
     return run.folder / "log.txt"
 
 
+def _reason(run: Run) -> str:
+    """What a failed run says at the end of its log, if it knows."""
+    with _log(run).open(errors="replace") as log:
+        (last,) = deque(log, maxlen=1) or [""]
+    return f": {last.removeprefix('error: ').rstrip()}" if last.startswith("error: ") else ""
+
+
 def _train(runs: Sequence[Run], jobs: int) -> list[Run]:
     """Train the runs that are not finished; returns those that failed."""
     waiting = [run for run in runs if not run.result.exists()]
@@ -221,8 +229,9 @@ def _train(runs: Sequence[Run], jobs: int) -> list[Run]:
                     said = f"{100 * read_accuracy(run):.1f} %"
                 else:
                     failed.append(run)
-                    said = f"failed, see {_log(run)}"
-                console.print(f"{done}/{total} {run.folder.name}: {said}", soft_wrap=True)
+                    said = f"failed, see {_log(run)}{_reason(run)}"
+                said = f"{done}/{total} {run.folder.name}: {said}"
+                console.print(said, soft_wrap=True, markup=False)
     finally:
         # A run that is killed goes on from its last checkpoint as if nothing had happened.
         for process in running.values():
