@@ -417,35 +417,6 @@ def test_other_options_are_refused_where_something_would_be_mixed(
     assert fake.started[2].command[-2:] == ["--ckpt_path", "last"]
 
 
-@pytest.mark.parametrize(
-    ("args", "options", "parts"),
-    [
-        (("--methods", "[Supervised, FixMatsch]"), SMALL, ("`model` must be", "'FixMatsch'")),
-        (("--methods", "[Supervised]"), "--model.lrr 1", ("'lrr'",)),
-        (("--methods", "[Supervised]", "--method_options", "{VAT: ''}"), SMALL,
-         ("`method_options` must be for methods that are compared, Supervised, got VAT",)),
-        (("--methods", "[VAT, VAT]"), SMALL, ("`methods` must differ", "['VAT', 'VAT']")),
-        ((), "--seed_everything=3", ("must leave --seed_everything to `seeds`",)),
-        (("--labels", "[0]"), SMALL, ("`labels` must be numbers of at least 1, got [0]",)),
-        (("--batch_sizes", "[]"), SMALL, ("`batch_sizes` must be numbers", "got []")),
-        (("--seeds", "0"), SMALL, ("`seeds` must be at least 1, got 0",)),
-        (("--jobs", "0"), SMALL, ("`jobs` must be at least 1, got 0",)),
-    ],
-)  # fmt: skip
-def test_bad_options_are_found_before_the_first_run(
-    args: tuple[str, ...], options: str, parts: tuple[str, ...], fake: type[Process], capsys: Any
-) -> None:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        compare("--labels", "[20]", *args, options=f"{options} ")
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    assert [part for part in ("error: ", *parts) if part not in said] == [], said
-    assert not fake.started
-    assert not Path("out").exists()
-
-
 def test_all_methods_by_default() -> None:
     known = {name for name in lightning_ssl.methods.__all__ if name != "SSLModule"}
     assert set(module._all_methods()) == known
