@@ -1,14 +1,11 @@
 """Command line: choose a method and data by class name, run a trainer subcommand."""
 
 import ctypes
-import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from datetime import datetime
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,14 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter
-from lightning_ssl.cli_checkpoint import DATA, LINKED, TRAINED_ON, known_to_checkpoint, trained_on
-from lightning_ssl.cli_configs import CONFIGS, find_config
-from lightning_ssl.cli_errors import USER_ERRORS, explain, parameters
+from lightning_ssl.cli_arguments import WORDS, classes, expand
+from lightning_ssl.cli_checkpoint import DATA, LINKED, TRAINED_ON, trained_on
+from lightning_ssl.cli_configs import CONFIGS
+from lightning_ssl.cli_errors import USER_ERRORS, check_nulls, explain, parameters
 from lightning_ssl.commands import COMMANDS
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
-from lightning_ssl.optim import Optimizer, Schedule
 
-_WORDS = (None, "best", "last", "hpc")  # `ckpt_path` where it is no file
 _UPDATES = 1000  # of a run that is given no length
 
 # Warnings of Lightning's that no user of the command line can act on, or that are not so: values
@@ -107,15 +103,15 @@ class SSLCLI(LightningCLI):
     def _ask_data(self, name: str, data: LightningDataModule) -> Any:
         """Value of a link; only asked for where the method has the argument, for it may read."""
         config = self.config[self.subcommand]
-        if name not in parameters(known_classes()[config.model.class_path]):
+        if name not in parameters(classes()[config.model.class_path]):
             return None
-        if name in TRAINED_ON and self.subcommand != "fit" and config.ckpt_path not in _WORDS:
+        if name in TRAINED_ON and self.subcommand != "fit" and config.ckpt_path not in WORDS:
             return trained_on(config.ckpt_path).get(name)  # images to predict have no labels
         return getattr(data, name)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Resolve config names and take what a checkpoint knows, then parse."""
-        self.config = parser.parse_args(_expand(args))
+        self.config = parser.parse_args(expand(args))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: what the checkpoint knows came first, so that flags win over it."""
@@ -123,6 +119,8 @@ class SSLCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fill in the run folder; only training has logs and a stored config."""
         config = self.config[self.subcommand]
+        for group in ("model", "data"):
+            check_nulls(group, config[group], classes().get(config[group].class_path), LINKED)
         if self.subcommand == "fit":
             config.run_dir = config.run_dir or _new_run_dir(config)
             bounds = (config.trainer.max_epochs, config.trainer.max_time)
@@ -242,72 +240,7 @@ def error_line(error: Exception) -> str:
     Args:
         error: One of ``USER_ERRORS``.
     """
-    return f"error: {explain(error, known_classes())}"
-
-
-def _expand(args: Sequence[str]) -> list[str]:
-    """Replace config names by paths and put what a checkpoint knows before everything else."""
-    out = _map_values(args, ("-c", "--config"), find_config)
-    _map_values(args, ("--model",), _check_method)
-    for arg in out:
-        _check_field(arg.partition("=")[0])
-    split = [part for arg in out for part in arg.split("=", 1)]
-    checkpoint = split[split.index("--ckpt_path") + 1] if "--ckpt_path" in split[:-1] else None
-    if checkpoint not in _WORDS:
-        known = known_to_checkpoint(checkpoint, predict=out[0] == "predict")
-        out[1:1] = ["--config", json.dumps(known)]
-    return out
-
-
-def _check_field(flag: str) -> None:
-    """Refuse prefixes of field names, which jsonargparse takes for the fields themselves."""
-    for name, group in (("optimizer", Optimizer), ("schedule", Schedule)):
-        prefix, dot, field = flag.partition(f"--model.{name}.")
-        known = [f.name for f in fields(group)]
-        if dot and not prefix and field not in known:
-            near = get_close_matches(field, known, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(
-                f"`model.{name}` has the fields {', '.join(known)}, got '{field}'.{hint}"
-            )
-
-
-def _map_values(
-    args: Sequence[str], flags: tuple[str, ...], change: Callable[[str], str]
-) -> list[str]:
-    """Change the values of some flags, given as ``--flag value`` or ``--flag=value``."""
-    out: list[str] = []
-    for arg in args:
-        flag, equals, value = arg.partition("=")
-        if out and out[-1] in flags:
-            out.append(change(arg))
-        elif equals and flag in flags:
-            out += [flag, change(value)]
-        else:
-            out.append(arg)
-    return out
-
-
-def _check_method(name: str) -> str:
-    """Say which methods exist, where one is misspelled."""
-    names = sorted(c.__name__ for c in _subclasses(SSLModule) if not c.__abstractmethods__)
-    if "." not in name and name not in names:
-        raise ValueError(f"`model` must be one of {', '.join(names)}, got '{name}'.")
-    return name
-
-
-def _subclasses(parent: Any) -> list[Any]:
-    return [c for child in parent.__subclasses__() for c in (child, *_subclasses(child))]
-
-
-def known_classes() -> dict[str, Any]:
-    """Methods and datamodules by the paths that they can be given by."""
-    found = {}
-    for class_ in _subclasses(SSLModule) + _subclasses(LightningDataModule):
-        parts = class_.__module__.split(".")
-        for end in range(1, len(parts) + 1):
-            found[".".join((*parts[:end], class_.__qualname__))] = class_
-    return found
+    return f"error: {explain(error, classes())}"
 
 
 def _new_run_dir(config: Namespace) -> str:

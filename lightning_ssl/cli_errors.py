@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, get_args
@@ -47,6 +48,28 @@ def _arguments(class_: Any) -> dict[str, Parameter]:
         for name, argument in signature(parent.__init__).parameters.items():
             found.setdefault(name, argument)
     return {n: argument for n, argument in found.items() if n not in ("self", "args", "kwargs")}
+
+
+def check_nulls(group: str, config: Any, class_: Any, linked: Sequence[str]) -> None:
+    """Refuse null for an argument that has none; the parser lets it pass.
+
+    Args:
+        group: ``model`` or ``data``.
+        config: Parsed, with ``init_args``.
+        class_: Class that they are for; None if it is not known.
+        linked: Arguments that are filled in later.
+
+    Raises:
+        ValueError: If there is such an argument.
+    """
+    given = config.get("init_args") or {}
+    for name, argument in {} if class_ is None else _arguments(class_).items():
+        type_ = argument.annotation
+        known = type_ not in (Any, Parameter.empty) and not isinstance(type_, str)
+        nullable = argument.default is None or type(None) in get_args(type_)
+        if known and not nullable and name not in linked and given.get(name, 0) is None:
+            kind = getattr(type_, "__name__", str(type_).replace("typing.", ""))
+            raise ValueError(f"`{group}.{name}` must be of type {kind}, got null.")
 
 
 def explain(error: Exception, classes: dict[str, Any]) -> str:

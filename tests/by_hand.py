@@ -1,6 +1,7 @@
 """A linear network trained by a trainer and by hand: values, gradients and state in one go."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -116,36 +117,103 @@ def of_steps(logged: list[dict[str, float]], name: str) -> list[float]:
     return [values[f"train/{name}"] for values in logged]
 
 
-def cross_entropy(logits: Tensor, target: int) -> Tensor:
-    """Of one image."""
-    return torch.log(torch.exp(logits).sum()) - logits[target]
+def softmax(logits: Sequence[float] | Tensor) -> list[float]:
+    """Probabilities of one row."""
+    row = logits.tolist() if isinstance(logits, Tensor) else logits
+    exponentials = [math.exp(z) for z in row]
+    return [e / sum(exponentials) for e in exponentials]
 
 
-def labeled_loss(predict: Predict, batch: Batch) -> Tensor:
-    """Mean over the labelled images, one by one."""
-    rows = predict(batch.labeled.views["weak"][0])
-    losses = [cross_entropy(z, y) for z, y in zip(rows, batch.labeled.target.tolist(), strict=True)]
+def best(probs: Sequence[float]) -> int:
+    """Most probable class."""
+    return max(range(len(probs)), key=lambda c: probs[c])
+
+
+def cross_entropy(logits: Tensor, target: int | Sequence[float]) -> Tensor:
+    """Of one image, in nats; the target is a class or a probability of each."""
+    total = torch.log(torch.exp(logits).sum())
+    if isinstance(target, int):
+        return total - logits[target]
+    return sum(t * (total - z) for t, z in zip(target, logits, strict=True))  # type: ignore
+
+
+def labeled_loss(rows: Tensor, target: Tensor) -> Tensor:
+    """Mean over the images, one by one."""
+    losses = [cross_entropy(z, y) for z, y in zip(rows, target.tolist(), strict=True)]
     return sum(losses) / len(losses)  # type: ignore[return-value]
 
 
-class Memory:
-    """FlexMatch's memory as a list, with thresholds as the paper's equations have them."""
+MAPPINGS: dict[str, Callable[[float], float]] = {
+    "convex": lambda x: x / (2 - x),
+    "linear": lambda x: x,
+    "concave": lambda x: math.log(1 + x) / math.log(2),
+}
 
-    def __init__(self, length: int, threshold: float) -> None:
-        self.classes, self.threshold = [-1] * length, threshold
+
+class Memory:
+    """FlexMatch's memory as a list: equations 5 to 11 of https://arxiv.org/abs/2110.08263."""
+
+    def __init__(
+        self,
+        length: int,
+        threshold: float,
+        classes: int = CLASSES,
+        mapping: str = "convex",
+        warmup: bool = True,
+    ) -> None:
+        self.classes, self.threshold, self.warmup = [-1] * length, threshold, warmup
+        self.count, self.mapping = classes, MAPPINGS[mapping]
 
     def thresholds(self) -> list[float]:
         """One per class."""
-        counts = [self.classes.count(c) for c in range(CLASSES)]
-        most = max(*counts, self.classes.count(-1))
-        return [self.threshold * (n / most) / (2 - n / most) for n in counts]
+        counts = [self.classes.count(c) for c in range(self.count)]
+        most = max([*counts, self.classes.count(-1)] if self.warmup else counts)
+        return [self.threshold * self.mapping(n / most) if most else 0.0 for n in counts]
 
-    def update(self, probs: list[list[float]], index: list[int]) -> None:
+    def update(self, probs: Sequence[Sequence[float]], index: list[int]) -> None:
         """Remember what reaches the fixed threshold."""
         for p, i in zip(probs, index, strict=True):
             if max(p) >= self.threshold:
-                self.classes[i] = p.index(max(p))
+                self.classes[i] = best(p)
 
     def unseen(self) -> float:
         """Share of the entries without a class."""
         return self.classes.count(-1) / len(self.classes)
+
+
+class SelfAdaptive:
+    """FreeMatch's averages in floats: equations 5 to 11 of https://arxiv.org/abs/2205.07246."""
+
+    def __init__(self, classes: int, decay: float, clip: tuple[float, float] = (0.0, 1.0)) -> None:
+        self.decay, self.clip, self.confidence = decay, clip, 1 / classes
+        self.probs, self.histogram = [1 / classes] * classes, [1 / classes] * classes
+
+    def update(self, rows: list[list[float]]) -> None:
+        """Take in the predictions of a batch."""
+        m, n = self.decay, len(rows)
+        labels = [best(row) for row in rows]
+        self.confidence = m * self.confidence + (1 - m) * sum(max(row) for row in rows) / n
+        for c in range(len(self.probs)):
+            self.probs[c] = m * self.probs[c] + (1 - m) * sum(row[c] for row in rows) / n
+            self.histogram[c] = m * self.histogram[c] + (1 - m) * labels.count(c) / n
+
+    def thresholds(self) -> list[float]:
+        """One per class."""
+        overall = min(max(self.confidence, self.clip[0]), self.clip[1])
+        return [overall * p / max(self.probs) for p in self.probs]
+
+    def fairness(self, kept: list[Tensor]) -> Tensor:
+        """Loss of the strong predictions that passed the thresholds, as logits."""
+        loss = torch.zeros((), dtype=torch.float64)
+        if not kept:
+            return loss
+        probs = [torch.exp(z) / torch.exp(z).sum() for z in kept]
+        labels = [best(p.tolist()) for p in probs]
+        past = [p / h if h else 0.0 for p, h in zip(self.probs, self.histogram, strict=True)]
+        now = [
+            sum(p[c] for p in probs) / labels.count(c) if c in labels else torch.zeros(())
+            for c in range(len(past))
+        ]
+        for c, share in enumerate(past):
+            loss = loss + share / sum(past) * torch.log(now[c] / sum(now) + 1e-12)
+        return loss

@@ -1,12 +1,13 @@
 """Training steps by hand: a network that hands on its images, and losses row by row."""
 
-import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from by_hand import softmax
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -65,31 +66,9 @@ def rows(images: Tensor) -> Tensor:
     return images.flatten(2)[0]
 
 
-def softmax(logits: Sequence[float]) -> list[float]:
-    """Probabilities of one row."""
-    exponentials = [math.exp(z) for z in logits]
-    return [e / sum(exponentials) for e in exponentials]
-
-
 def teach(images: Tensor) -> list[list[float]]:
     """Probabilities of every row, as plain numbers."""
     return [softmax(row) for row in rows(images).tolist()]
-
-
-def best(probs: Sequence[float]) -> int:
-    """Most probable class."""
-    return max(range(len(probs)), key=lambda c: probs[c])
-
-
-def cross_entropy(row: Tensor, label: int) -> Tensor:
-    """Of one row, in nats."""
-    return torch.log(torch.exp(row).sum()) - row[label]
-
-
-def labeled_loss(images: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy."""
-    losses = [cross_entropy(z, y) for z, y in zip(rows(images), target.tolist(), strict=True)]
-    return sum(losses) / len(losses)
 
 
 def same(found: Tensor, wanted: Tensor, *views: Tensor) -> None:

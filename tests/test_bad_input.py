@@ -68,6 +68,24 @@ FOLDER = (*FIXMATCH, "--data.dataset", "folder", "--data.root", "images", "--dat
         (("--data.labels_per_class", "2"), ("num_labels", "labels_per_class")),
         (("--data.batch_size", "0"), ("`data.batch_size`", "at least 1", "0")),
         (("--data.views", "{hard: torch.nn.Identity}"), ("'hard'", "'strong'", "'weak'")),
+        (("--model.threshold", "null"), ("`model.threshold`", "type float", "null")),
+        (("--data.hflip", "null", "--data.pseudo_alpha", "null"), ("`data.pseudo_alpha`", "float")),
+        (("--model.class_counts", "[1, 2]"), ("`model.class_counts`", "from the data")),
+        (("--model.imbalance_args", "{tau: 1}"), ("`imbalance_args`", "keys of ()", "'tau'")),
+        (
+            ("--model.imbalance", "LogitAdjustment", "--model.imbalance_args", "{tau: abc}"),
+            ("`imbalance_args.tau`", "a number", "'abc'"),
+        ),
+        (
+            (
+                "--model.imbalance",
+                "ProgressiveAlignment",
+                "--model.imbalance_args",
+                "{window: 1.5}",
+            ),
+            ("`imbalance_args.window`", "an integer", "1.5"),
+        ),
+        (("--model.optimizer.layer_decay", "0.5"), ("layer_decay`", "timm", "WideResNet")),
         (("--config", "fixmach"), ("`--config`", "fixmatch", "'fixmach'")),
         (("--ckpt_path", "none.ckpt"), ("`ckpt_path`", "'none.ckpt'")),
         (
@@ -109,6 +127,17 @@ def test_options_of_paws(
 ) -> None:
     said = fails(capsys, "fit", "--model", "PAWS", *SMALL, "--data.batch_size", "20", *args)
     assert [part for part in parts if part not in said] == [], said
+
+
+def test_a_method_named_after_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, "fit", "--model.backbone", "wrn_10_1", "--model", "FixMatch", *SMALL)
+    assert "`--model` must come before" in said
+    assert "--model.backbone" in said
+
+
+def test_methods_are_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, "fit", "--model", "FixMach")
+    assert said.count(" ReMixMatch,") == 1
 
 
 def test_an_epoch_over_labels_that_the_method_does_not_use(

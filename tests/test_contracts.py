@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     },
     "commands": None,
     "cli": None,
+    "cli_arguments": None,
     "cli_checkpoint": set(),
     "cli_configs": set(),
     "cli_errors": set(),

@@ -137,7 +137,8 @@ ROWS = [
         {
             *("train/loss_x", "train/loss_u", "train/pseudo_acc", "train/weight"),
             *("train/confidence_mean", "train/confidence_std"),
-        },
+        }
+        | _classes("predicted"),
         compares="all",
     ),
     Row(

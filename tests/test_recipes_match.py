@@ -65,6 +65,39 @@ def test_adamatch() -> None:
     assert data["unlabeled_batch_size"] == 3 * data["batch_size"]
 
 
+# alpha, weight of the unlabelled loss, weight decay, network, images with labels among the others.
+MIXMATCH = {
+    "mixmatch_cifar100": (0.75, 150, 0.04, "wrn_28_8", False),
+    "mixmatch_svhn": (0.75, 250, 0.02, "wrn_28_2", False),
+    "mixmatch_stl10": (0.75, 50, 0.02, "wrn_37_2", False),
+    "mixmatch_usb": (0.5, 100, 5e-4, "wrn_28_2", True),
+}
+
+
+@pytest.mark.parametrize("name", MIXMATCH)
+def test_mixmatch(name: str, printed: Any) -> None:
+    config = printed(name)
+    options, data, trainer = config["model"], config["data"], config["trainer"]
+    optimizer = options["optimizer"]
+    assert MIXMATCH[name] == (
+        *(options["alpha"], options["lambda_u"], optimizer["weight_decay"]),
+        *(options["backbone"], data["include_labeled"]),
+    )
+    assert (options["temperature"], options["guess_views"]) == (0.5, 2)
+    assert options["ema_decay"] == 0.999
+    assert (data["batch_size"], data["unlabeled_batch_size"]) == (64, 64)
+    assert trainer["max_steps"] == 2**20
+    if name == "mixmatch_usb":
+        assert (options["ramp"], data["normalize"]) == (0.4, "dataset")
+        assert (optimizer["name"], optimizer["lr"]) == ("sgd", 0.03)
+        assert options["schedule"]["name"] == "cosine_7_16"
+    else:
+        assert options["ramp"] * trainer["max_steps"] == 16_384
+        assert data["normalize"] == "symmetric"
+        assert (optimizer["name"], optimizer["lr"]) == ("adamw", 0.002)
+        assert options["schedule"]["name"] == "constant"
+
+
 def test_flexmatch_on_imagenet() -> None:
     config = read("flexmatch_imagenet")
     options, data = config["model"]["init_args"], config["data"]

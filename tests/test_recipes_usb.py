@@ -103,6 +103,13 @@ def test_another_method_trains(name: str, method: str, options: tuple[str, ...])
     assert cli.trainer.callback_metrics["train/loss"].isfinite()
 
 
+@pytest.mark.parametrize("flag", [("--model.optimizer.layer_decay", "null"),
+                                  ("--model.optimizer.layer_decay=null",)])  # fmt: skip
+def test_layer_decay_can_be_taken_back(flag: tuple[str, ...], printed: Any) -> None:
+    optimizer = printed("usb_cifar100", *flag)["model"]["optimizer"]
+    assert (optimizer["layer_decay"], optimizer["lr"], optimizer["name"]) == (None, 5e-4, "adamw")
+
+
 def test_a_file_of_weights_as_usb_writes_it(tmp_path: Path) -> None:
     """Under ``model``, with a head that is not wanted."""
     options: dict[str, Any] = {"img_size": 8, "patch_size": 2, "depth": 2}

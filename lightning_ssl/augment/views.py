@@ -254,8 +254,8 @@ def _check(views: Mapping[str, Mapping[str, Declared]], overrides: Mapping[str, 
     unknown, taken = set(overrides) - declared, set(overrides) & owned
     if unknown:
         raise ValueError(
-            f"`overrides` must name views that the method declares, {tuple(sorted(declared))}, "
-            f"got {tuple(sorted(unknown))}."
+            "`overrides` (`data.views`) must name views that the method declares, "
+            f"{tuple(sorted(declared))}, got {tuple(sorted(unknown))}."
         )
     if taken:
         raise ValueError(

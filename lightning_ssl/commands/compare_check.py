@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from lightning_ssl.augment import Views
-from lightning_ssl.cli import SSLCLI, known_classes
+from lightning_ssl.cli import SSLCLI
+from lightning_ssl.cli_arguments import classes
 from lightning_ssl.cli_errors import USER_ERRORS
 from lightning_ssl.data.described import DescribedData
 from lightning_ssl.data.splits import label_counts, val_counts
@@ -43,7 +44,7 @@ def check_fit(method: str, options: Sequence[str], labels: Sequence[int]) -> dic
             f"`options` and `method_options` must leave the model to `methods`, got {model} in "
             f"place of {method}."
         )
-    described = issubclass(known_classes()[data["class_path"]], DescribedData)
+    described = issubclass(classes()[data["class_path"]], DescribedData)
     if described:
         _check_own(data["init_args"])
     cli.build()
@@ -100,6 +101,7 @@ class _UntrainedCLI(SSLCLI):
 
     def build(self) -> None:
         """Make ``datamodule`` and ``model``; that is None where it needs more than shapes."""
+        super().before_instantiate_classes()
         trainer = self.config["fit"].trainer
         trainer.logger, trainer.callbacks = False, None
         super().instantiate_classes()

@@ -33,9 +33,10 @@ class Alignment(Imbalance):
         super().__init__()
         self.counted = class_counts is not None
         given = [1] * num_classes if class_counts is None else class_counts
-        if len(given) != num_classes or sum(given) <= 0:
+        if len(given) != num_classes or min(given) < 0 or sum(given) <= 0:
             raise ValueError(
-                f"`class_counts` must be {num_classes} numbers, one above 0, got {class_counts}."
+                f"`class_counts` must be {num_classes} numbers of at least 0, one above 0, got "
+                f"{class_counts}."
             )
         counts = torch.tensor(given).float()
         self.predicted = WindowMean(uniform(num_classes), 128)

@@ -90,6 +90,7 @@ class SSLModule(LoggingModule, ABC):
         self.weights = weights
         self.weights_strict = weights_strict
         self.backbone = build_backbone(backbone, in_channels=in_channels, **(backbone_args or {}))
+        layer_scales(self.backbone, self.optimizer.layer_decay)  # an error now, not in training
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.backbone.to(memory_format=torch.channels_last)
         self.classifier: nn.Module = LinearHead(self.num_features, num_classes)

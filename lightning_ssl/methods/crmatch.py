@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_ssl.checks import check_fraction, check_weights
+from lightning_ssl.checks import check_count, check_fraction, check_weights
 from lightning_ssl.losses import (
     cross_entropy,
     distance_loss,
@@ -68,7 +68,7 @@ class CRMatch(SSLModule):
         self.threshold, self.lambda_u = check_fraction("threshold", threshold), lambda_u
         self.lambda_distance, self.lambda_rotation = lambda_distance, lambda_rotation
         self.rotation: nn.Module = ProjectionHead(self.num_features, 4, layers=2, norm="none")
-        size = self._map_size(in_channels, image_side)
+        size = self._map_size(in_channels, check_count("image_side", image_side))
         self.distance: nn.Module = nn.Linear(size, self.num_features)
 
     @property

@@ -98,6 +98,11 @@ def _build(
             f"`imbalance_args` must have keys of {allowed} with `imbalance` {name!r}, got "
             f"{tuple(options)}."
         )
+    for key, value in options.items():
+        kinds = int if parameters[key].annotation is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            kind = "an integer" if kinds is int else "a number"
+            raise ValueError(f"`imbalance_args.{key}` must be {kind}, got {value!r}.")
     if build is None:
         return Imbalance()
     if class_counts is None or len(class_counts) != num_classes:

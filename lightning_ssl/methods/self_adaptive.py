@@ -34,8 +34,10 @@ class SelfAdaptiveThresholds(nn.Module):
         self, num_classes: int, decay: float = 0.999, clip: tuple[float, float] = (0.0, 1.0)
     ) -> None:
         super().__init__()
-        if not 0 <= clip[0] <= clip[1] <= 1:
-            raise ValueError(f"`clip` must be in [0, 1] and not fall, got {tuple(clip)}.")
+        if len(clip) != 2 or not 0 <= clip[0] <= clip[1] <= 1:
+            raise ValueError(
+                f"`clip` must be two numbers in [0, 1] and not fall, got {tuple(clip)}."
+            )
         self.num_classes, self.clip = num_classes, clip
         self.confidence = ExponentialMean(torch.tensor(1 / num_classes), decay)
         self.probs = ExponentialMean(uniform(num_classes), decay)

@@ -70,6 +70,7 @@ class SoftMatch(WeakStrongModule):
         self.log("train/weight", weight.mean())
         self.log("train/confidence_mean", self.mean.value)
         self.log("train/confidence_std", self.variance.value.sqrt())
+        self.log_classes("predicted", self.mean_probs.value)
         return loss
 
     def _weights(self, probs: Tensor) -> Tensor:

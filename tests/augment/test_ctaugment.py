@@ -125,6 +125,14 @@ def test_operations_equal_pil_and_torchvision(name, size):
         assert (y - reference(x, *values[:count])).abs().max() * 255 <= tolerance
 
 
+def test_the_side_of_a_cutout_is_the_papers():
+    """One more than 0.499 of the level: where half of it is a whole number, half would be more."""
+    cutout = OPERATIONS[NAMES.index("cutout")].function
+    levels, middle = torch.tensor([0.0, 15 / 16, 1.0]), torch.full((3,), (16 * 32 + 16) / 1024)
+    changed = cutout(torch.zeros(3, 3, 32, 32), levels, middle)[:, 0] > 0
+    assert changed.any(1).sum(1).tolist() == changed.any(2).sum(1).tolist() == [1, 15, 16]
+
+
 @pytest.mark.parametrize("kind", [CTAugment, CTAugmentProbe])
 def test_operations_follow_each_other(kind):
     images = make_images(600)

@@ -19,7 +19,7 @@ from lightning_ssl.losses import (
 )
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
-SEEDS = range(5)
+SEEDS = range(50)
 
 
 def drawn(seed: int, *shape: int, scale: float = 2.0) -> Tensor:
@@ -43,15 +43,14 @@ def log_softmax(row: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_align(seed: int) -> None:
-    probs = probabilities(seed, 6, 4)
-    target, model = probabilities(seed + 1, 4), probs.mean(dim=0)
-    found = align(probs, target, model)
+    probs = probabilities(seed, 6, 4).requires_grad_()
+    target, model = probabilities(seed + 1, 4), probabilities(seed + 2, 5, 4).mean(dim=0)
+    factor = drawn(seed + 3, 6, 4)
+    expected = torch.zeros((), dtype=torch.float64)
     for b in range(6):
-        row = [
-            probs[b, c].item() * (target[c].item() + 1e-6) / (model[c].item() + 1e-6)
-            for c in range(4)
-        ]
-        assert found[b].tolist() == pytest.approx([v / sum(row) for v in row], rel=1e-12)
+        row = [probs[b, c] * (target[c] + 1e-6) / (model[c] + 1e-6) for c in range(4)]
+        expected = expected + sum(f * v for f, v in zip(factor[b], row, strict=True)) / sum(row)
+    compare((align(probs, target, model) * factor).sum(), expected, probs)
 
 
 def test_align_corrects_each_class_by_its_own_mean() -> None:
@@ -117,6 +116,17 @@ def test_squared_error(seed: int) -> None:
     assert gradient is None
 
 
+def test_a_weighted_squared_error_divides_by_all_rows() -> None:
+    logits, target = drawn(0, 4, 3).requires_grad_(), probabilities(0, 4, 3)
+    weight = torch.tensor([0.0, 1.0, 0.3, 2.0], dtype=torch.float64, requires_grad=True)
+    rows = zip(weight.tolist(), logits, target, strict=True)
+    expected = sum(w * squared_error(z[None], t[None]) for w, z, t in rows) / 4
+    loss = squared_error(logits, target, weight)
+    compare(loss, expected, logits)
+    (gradient,) = torch.autograd.grad(loss, weight, allow_unused=True)
+    assert gradient is None
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("threshold", [0.6, torch.tensor([0.5, 0.9, 0.7], dtype=torch.float64)])
 def test_confident_and_its_loss(seed: int, threshold: float | Tensor) -> None:
@@ -158,10 +168,11 @@ def test_mixup(seed: int, shape: tuple[int, ...]) -> None:
     compare((mixed * factor).sum(), (expected * factor).sum(), values)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0, 3.0])
-def test_sharpen(temperature: float) -> None:
-    probs = probabilities(0, 6, 4).requires_grad_()
-    factor = drawn(1, 6, 4)
+def test_sharpen(seed: int, temperature: float) -> None:
+    probs = probabilities(seed, 6, 4).requires_grad_()
+    factor = drawn(seed + 1, 6, 4)
     expected = torch.zeros((), dtype=torch.float64)
     for b in range(6):
         powers = [probs[b, c] ** (1 / temperature) for c in range(4)]

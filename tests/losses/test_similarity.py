@@ -77,6 +77,12 @@ def test_the_graph_equals_loops_on_each_process(seed):
     torch.testing.assert_close(torch.cat(parts), wanted, **EXACT)
 
 
+def test_the_graph_links_images_that_are_as_alike_as_the_threshold():
+    probs = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.25, 0.75]])  # whose products are exact
+    wanted = torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 2 / 3, 0.0], [1 / 3, 0.0, 2 / 3]])
+    torch.testing.assert_close(pseudo_label_graph(probs, threshold=0.5), wanted)
+
+
 def test_a_weighted_divergence_divides_by_all_rows():
     generator = torch.Generator().manual_seed(0)
     z, other = (torch.randn(5, 4, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -1,6 +1,5 @@
 """FlexMatch's memory against loops over its entries, on one process and on two."""
 
-import math
 from typing import Any
 
 import pytest
@@ -10,11 +9,7 @@ from torch import Tensor, distributed
 from lightning_ssl.methods.class_memory import ClassMemory
 from lightning_ssl.types import Samples
 
-MAPPINGS = {
-    "convex": lambda x: x / (2 - x),
-    "linear": lambda x: x,
-    "concave": lambda x: math.log(1 + x) / math.log(2),
-}
+from by_hand import MAPPINGS, Memory
 
 
 def draw(step: int, images: int = 12, total: int = 40) -> tuple[Tensor, Tensor]:
@@ -25,38 +20,19 @@ def draw(step: int, images: int = 12, total: int = 40) -> tuple[Tensor, Tensor]:
     return logits.softmax(1), torch.randperm(total, generator=generator)[:images]
 
 
-def thresholds_by_loops(entries: list[int], tau: float, mapping: str, warmup: bool) -> list[float]:
-    """Equations 5 to 11 of https://arxiv.org/abs/2110.08263."""
-    counts, unused = [0] * 5, 0
-    for entry in entries:
-        if entry == -1:
-            unused += 1
-        else:
-            counts[entry] += 1
-    most = max(*counts, unused) if warmup else max(counts)
-    return [tau * MAPPINGS[mapping](c / most) if most else 0.0 for c in counts]
-
-
-def remember_by_loops(entries: list[int], probs: Tensor, index: Tensor, tau: float) -> None:
-    for row, n in zip(probs.tolist(), index.tolist(), strict=True):
-        if max(row) >= tau:
-            entries[n] = row.index(max(row))
-
-
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("warmup", [True, False])
 def test_eighty_updates_equal_loops(mapping: Any, warmup: bool) -> None:
     memory = ClassMemory(5, 40, 0.9, mapping, warmup)
-    entries, seen = [-1] * 40, []
+    loops, seen = Memory(40, 0.9, 5, mapping, warmup), []
     for step in range(80):
-        expected = thresholds_by_loops(entries, 0.9, mapping, warmup)
         found = memory.thresholds()
-        assert found.tolist() == pytest.approx(expected, abs=1e-6)
+        assert found.tolist() == pytest.approx(loops.thresholds(), abs=1e-6)
         seen.append(found)
         probs, index = draw(step)
         memory.update(probs, index)
-        remember_by_loops(entries, probs, index, 0.9)
-        assert memory.classes.tolist() == entries
+        loops.update(probs.tolist(), index.tolist())
+        assert memory.classes.tolist() == loops.classes
     assert not seen[0].any()
     # The easy class is at the top, some other is not.
     assert seen[-1][0] == pytest.approx(0.9)
@@ -101,10 +77,11 @@ def _remember() -> Tensor:
 
 @pytest.mark.ddp
 def test_two_ranks_remember_what_one_does(two_ranks: Any) -> None:
-    entries = [-1] * 40
+    loops = Memory(40, 0.9, 5)
     for step in range(80):
-        remember_by_loops(entries, *draw(step), 0.9)
-    assert [found.tolist() for found in two_ranks.run(_remember)] == [entries, entries]
+        probs, index = draw(step)
+        loops.update(probs.tolist(), index.tolist())
+    assert [found.tolist() for found in two_ranks.run(_remember)] == [loops.classes] * 2
 
 
 def test_a_batch_must_say_which_images_it_has() -> None:

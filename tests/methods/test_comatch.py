@@ -11,14 +11,11 @@ from lightning_ssl.methods import CoMatch
 from lightning_ssl.methods.bank import RecentBank
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import softmax
 from steps import images, logged, read_images, same
 
-CLASSES, WIDTH, TEMPERATURE, SMOOTHING = 3, 2, 0.2, 0.9
-
-
-def probabilities(z: list[float]) -> list[float]:
-    exponentials = [math.exp(v) for v in z]
-    return [e / sum(exponentials) for e in exponentials]
+CLASSES, WIDTH, TEMPERATURE, SMOOTHING = 3, 2, 0.3, 0.95
+LAMBDA_U, LAMBDA_C = 0.7, 1.6
 
 
 def unit(vector: Tensor) -> Tensor:
@@ -36,7 +33,7 @@ class ByLoops:
         self.kept, self.linked = 0, 0
 
     def pseudo_labels(self, weak: list[list[float]], embedded: list[list[float]]) -> Any:
-        probs = [probabilities(z) for z in weak]
+        probs = [softmax(z) for z in weak]
         self.means.append([sum(p[c] for p in probs) / len(probs) for c in range(CLASSES)])
         recent = self.means[-self.window :]
         # A window that is not full scales all classes alike, which only the 1e-6 can tell.
@@ -73,7 +70,8 @@ class ByLoops:
             if max(p) >= self.threshold:
                 self.kept += 1
                 log_probs = torch.log_softmax(row[:CLASSES], 0)
-                loss = loss - sum(p[c] * log_probs[c] for c in range(CLASSES)) / count
+                h = -sum(p[c] * log_probs[c] for c in range(CLASSES))
+                loss = loss + LAMBDA_U * h / count
         for i in range(count):
             weights = []
             for j in range(count):
@@ -83,9 +81,8 @@ class ByLoops:
             z = unit(strong[i, CLASSES:])
             scores = torch.stack([z @ unit(row[CLASSES:]) / TEMPERATURE for row in other])
             log_probs = torch.log_softmax(scores, 0)
-            loss = (
-                loss - sum(w / sum(weights) * log_probs[j] for j, w in enumerate(weights)) / count
-            )
+            h = -sum(w / sum(weights) * log_probs[j] for j, w in enumerate(weights))
+            loss = loss + LAMBDA_C * h / count
         self.past += list(zip(embedded, aligned, strict=True))
         for row, y in zip(x.detach(), target, strict=True):
             hot = [float(c == y) for c in range(CLASSES)]
@@ -102,7 +99,9 @@ def test_steps_equal_loops(bank: int, threshold: float, graph: float) -> None:
     generator = torch.Generator().manual_seed(bank)
     module = read_images(
         CoMatch(
-            *(CLASSES, WIDTH),
+            *(CLASSES, WIDTH, TEMPERATURE, LAMBDA_C),
+            lambda_u=LAMBDA_U,
+            smoothing=SMOOTHING,
             threshold=threshold,
             graph_threshold=graph,
             bank_size=bank,

@@ -1,24 +1,27 @@
 """Dash against 160 updates by hand: the warm-up, its loss, the falling threshold, both targets."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 
 from lightning_ssl.methods import Dash
+from lightning_ssl.types import Batch, Samples
 
 from by_hand import CLASSES, cross_entropy, draw_batches, labeled_loss, linear, train_both
+from steps import at_update, read_images
 
 STEPS = 160
 
 
 @pytest.mark.parametrize("warmup", [80, 0])
 def test_all_steps_equal_the_paper(warmup):
-    rho_min, gamma, scale, temperature, weight = 0.1, 1.27, 1.0001, 0.5, 2.0
+    rho_min, gamma, scale, temperature, weight = 0.1, 1.27, 1.3, 0.7, 2.0
     losses, ks, kinds, kept = [torch.tensor(math.log(CLASSES)).item()] * 64, [], [], []
 
     def loss_by_hand(step, predict, batch):
-        loss = labeled_loss(predict, batch)
+        loss = labeled_loss(predict(batch.labeled.views["weak"][0]), batch.labeled.target)
         if step < warmup:
             losses.append(loss.item())
             return loss
@@ -47,6 +50,24 @@ def test_all_steps_equal_the_paper(warmup):
     start = module.rho_start.value.item()
     assert start == pytest.approx(sum(losses[-64:]) / 64, abs=1e-12)
     assert (start < 0.9 * math.log(CLASSES)) == (warmup > 0)
+
+
+@pytest.mark.parametrize("total", [160, 1000, 2**20])
+def test_the_threshold_falls_when_a_period_is_over(total):
+    """Which is exact: in floats 0.54 has 17 periods of 0.03."""
+    module = read_images(Dash(4, rho_min=1e-9, backbone="wrn_10_1"))
+    images = {name: torch.zeros(1, 2, 4, 1, 1).double() for name in ("weak", "strong")}
+    batch = Batch(0, Samples(images, torch.tensor([0, 1])), Samples(images))
+    for k in range(32):
+        update = math.ceil(total * (Fraction("0.05") + k * Fraction("0.03")))
+        for step, periods in ((update - 1, k - 1), (update, k)):
+            at_update(module, step)
+            module._trainer.estimated_stepping_batches = total
+            module.training_step(batch, 0)
+            expected = 1.0001 * 1.27**-periods * math.log(4)
+            found = module.logged.get("train/rho")
+            assert (found is None) == (periods < 0)
+            assert found is None or found.item() == pytest.approx(expected)
 
 
 def test_the_warm_up_sees_labelled_images_alone():

@@ -8,32 +8,8 @@ import torch
 from lightning_ssl.methods import FlexMatch
 from lightning_ssl.types import Batch, Samples
 
-from steps import (
-    best,
-    compare,
-    cross_entropy,
-    images,
-    labeled_loss,
-    logged,
-    read_images,
-    rows,
-    teach,
-)
-
-MAPPINGS = {
-    "convex": lambda x: x / (2 - x),
-    "linear": lambda x: x,
-    "concave": lambda x: math.log(1 + x) / math.log(2),
-}
-
-
-def thresholds_by_loops(memory, tau, mapping, warmup):
-    """Equations 5 to 11 of https://arxiv.org/abs/2110.08263 for four classes."""
-    counts = [sum(entry == c for entry in memory) for c in range(4)]
-    most = max(counts)
-    if warmup:
-        most = max(most, sum(entry == -1 for entry in memory))
-    return [tau * MAPPINGS[mapping](count / most if most else 0.0) for count in counts]
+from by_hand import Memory, best, cross_entropy, labeled_loss
+from steps import compare, images, logged, read_images, rows, teach
 
 
 @pytest.mark.parametrize(
@@ -45,7 +21,7 @@ def test_sixty_steps_equal_loops(mapping, warmup, tau, lambda_u):
     generator = torch.Generator().manual_seed(1)
     module = FlexMatch(4, 30, tau, mapping, warmup, lambda_u, backbone="wrn_10_1")
     read_images(module)
-    memory, kept = [-1] * 30, []
+    memory, kept = Memory(30, tau, 4, mapping, warmup), []
     for step in range(60):
         x, weak, strong = (images(n, 4, generator, 3.0) for n in (3, 8, 8))
         target = torch.randint(4, (3,), generator=generator)
@@ -53,22 +29,21 @@ def test_sixty_steps_equal_loops(mapping, warmup, tau, lambda_u):
         u = Samples({"weak": weak, "strong": strong}, index=index)
         loss = module.training_step(Batch(step, Samples({"weak": x}, target), u), step)
 
-        thresholds = thresholds_by_loops(memory, tau, mapping, warmup)
+        taught, thresholds = teach(weak), memory.thresholds()
         unlabeled = torch.zeros((), dtype=torch.float64)
-        for probs, z, n in zip(teach(weak), rows(strong), index.tolist(), strict=True):
+        for probs, z in zip(taught, rows(strong), strict=True):
             label = best(probs)
             passes = probs[label] >= thresholds[label]
             kept.append(passes)
             if passes:
                 unlabeled = unlabeled + cross_entropy(z, label)
-            if probs[label] >= tau:
-                memory[n] = label  # only the thresholds of the next step see it
-        expected = labeled_loss(x, target) + lambda_u * unlabeled / 8
+        memory.update(taught, index.tolist())  # only the thresholds of the next step see it
+        expected = labeled_loss(rows(x), target) + lambda_u * unlabeled / 8
         compare(loss, expected, (x, strong), weak)
-        assert module.memory.classes.tolist() == memory
+        assert module.memory.classes.tolist() == memory.classes
         assert logged(module, "threshold") == pytest.approx(thresholds, abs=1e-6)
         unseen = module.logged["train/unseen_rate"].item()
-        assert unseen == pytest.approx(memory.count(-1) / 30)
+        assert unseen == pytest.approx(memory.unseen())
     assert all(kept[:8])  # thresholds of 0
     assert not all(kept)
 

@@ -9,36 +9,8 @@ from lightning_ssl.losses import fairness_loss
 from lightning_ssl.methods import FreeMatch
 from lightning_ssl.types import Batch, Samples
 
-from steps import (
-    EXACT,
-    best,
-    compare,
-    cross_entropy,
-    images,
-    labeled_loss,
-    read_images,
-    rows,
-    teach,
-)
-
-
-def normalized_quotient(mean, histogram):
-    quotient = [m / h if h > 0 else 0.0 for m, h in zip(mean, histogram, strict=True)]
-    return [q / sum(quotient) for q in quotient]
-
-
-def fairness_by_loops(kept, past_mean, past_histogram):
-    """The fairness loss of https://arxiv.org/abs/2205.07246 on the kept strong predictions."""
-    if not kept:
-        return torch.zeros((), dtype=torch.float64)
-    probs = [torch.exp(z) / torch.exp(z).sum() for z in kept]
-    classes = range(len(past_mean))
-    mean = [sum(p[c] for p in probs) / len(kept) for c in classes]
-    histogram = [sum(best(p.tolist()) == c for p in probs) / len(kept) for c in classes]
-    past, now = (
-        normalized_quotient(m, h) for m, h in ((past_mean, past_histogram), (mean, histogram))
-    )
-    return sum(past[c] * torch.log(torch.as_tensor(now[c]) + 1e-12) for c in classes)
+from by_hand import SelfAdaptive, best, cross_entropy, labeled_loss
+from steps import EXACT, compare, images, read_images, rows, teach
 
 
 @pytest.mark.parametrize(
@@ -48,7 +20,7 @@ def fairness_by_loops(kept, past_mean, past_histogram):
 def test_sixty_steps_equal_loops(clip, weight, decay, scale):
     generator = torch.Generator().manual_seed(2)
     module = read_images(FreeMatch(4, weight, decay, clip, 1.5, backbone="wrn_10_1"))
-    tau, mean, histogram, kept_counts = 0.25, [0.25] * 4, [0.25] * 4, []
+    past, kept_counts = SelfAdaptive(4, decay, clip), []
     for step in range(60):
         x, weak, strong = (images(n, 4, generator, scale) for n in (3, 6, 6))
         target = torch.randint(4, (3,), generator=generator)
@@ -56,25 +28,20 @@ def test_sixty_steps_equal_loops(clip, weight, decay, scale):
         loss = module.training_step(batch, step)
 
         taught = teach(weak)
-        tau = decay * tau + (1 - decay) * sum(max(p) for p in taught) / 6
-        for c in range(4):
-            mean[c] = decay * mean[c] + (1 - decay) * sum(p[c] for p in taught) / 6
-            share = sum(best(p) == c for p in taught) / 6
-            histogram[c] = decay * histogram[c] + (1 - decay) * share
-        overall = min(max(tau, clip[0]), clip[1])
+        past.update(taught)
         kept, unlabeled = [], torch.zeros((), dtype=torch.float64)
         for p, z in zip(taught, rows(strong), strict=True):
-            if max(p) >= overall * mean[best(p)] / max(mean):
+            if max(p) >= past.thresholds()[best(p)]:
                 kept.append(z)
                 unlabeled = unlabeled + cross_entropy(z, best(p))
         kept_counts.append(len(kept))
-        expected = labeled_loss(x, target) + 1.5 * unlabeled / 6
-        expected = expected + weight * fairness_by_loops(kept, mean, histogram)
+        expected = labeled_loss(rows(x), target) + 1.5 * unlabeled / 6
+        expected = expected + weight * past.fairness(kept)
         compare(loss, expected, (x, strong), weak)
     assert 0 < sum(kept_counts) < 360
-    torch.testing.assert_close(module.adaptive.confidence.value.item(), tau, **EXACT)
-    torch.testing.assert_close(module.adaptive.probs.value.tolist(), mean, **EXACT)
-    torch.testing.assert_close(module.adaptive.histogram.value.tolist(), histogram, **EXACT)
+    torch.testing.assert_close(module.adaptive.confidence.value.item(), past.confidence, **EXACT)
+    torch.testing.assert_close(module.adaptive.probs.value.tolist(), past.probs, **EXACT)
+    torch.testing.assert_close(module.adaptive.histogram.value.tolist(), past.histogram, **EXACT)
 
 
 def test_fairness_is_added_so_that_learning_spreads_the_predictions():
@@ -113,6 +80,8 @@ def test_a_class_that_is_not_kept_counts_as_zero():
     (gradient,) = torch.autograd.grad(loss, mean)
     assert gradient[2] == 0
     assert gradient.isfinite().all()
+    # Only shares matter.
+    torch.testing.assert_close(fairness_loss(7 * mean, 5 * histogram, even, even), loss)
 
 
 def test_the_first_batch_is_masked_by_thresholds_that_know_it():
@@ -126,8 +95,10 @@ def test_the_first_batch_is_masked_by_thresholds_that_know_it():
 
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
-    [("decay", 1.0, r"in \[0, 1\)"), ("clip", (0.9, 0.8), r"in \[0, 1\] and not fall"),
-     ("clip", (0.9, 1.2), r"in \[0, 1\]"), ("lambda_fairness", -1, "at least 0")],
+    [("decay", 1.0, r"in \[0, 1\)"),
+     ("clip", (0.9, 0.8), r"two numbers in \[0, 1\] and not fall"),
+     ("clip", (0.2,), "two numbers in"),
+     ("clip", (0.9, 1.2), r"two numbers in \[0, 1\]"), ("lambda_fairness", -1, "at least 0")],
 )  # fmt: skip
 def test_errors_name_argument_and_value(option, value, allowed):
     with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got"):

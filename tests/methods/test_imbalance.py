@@ -13,6 +13,8 @@ from lightning_ssl.methods.abc_head import ABCHead
 from lightning_ssl.methods.imbalance import Imbalance, LogitAdjustment, ProgressiveAlignment
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import cross_entropy, softmax
+
 COUNTS = (40, 11, 3, 1)
 THRESHOLD, LAMBDA_U, STEPS = 0.6, 0.7, 60
 
@@ -50,15 +52,6 @@ def views(step: int, width: int, scale: float = 1.5) -> tuple[Tensor, Tensor, Te
 
 def batch_of(x: Tensor, weak: Tensor, strong: Tensor, target: Tensor) -> Batch:
     return Batch(0, Samples({"weak": x}, target), Samples({"weak": weak, "strong": strong}))
-
-
-def softmax(logits: list[float]) -> list[float]:
-    total = sum(math.exp(v) for v in logits)
-    return [math.exp(v) / total for v in logits]
-
-
-def cross_entropy(logits: Tensor, label: int) -> Tensor:
-    return torch.log(sum(torch.exp(v) for v in logits)) - logits[label]
 
 
 def fixmatch_by_loops(

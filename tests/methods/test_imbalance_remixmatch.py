@@ -12,6 +12,8 @@ from lightning_ssl.methods import ReMixMatch
 from lightning_ssl.methods.abc_head import ABCHead
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import cross_entropy, softmax
+
 COUNTS = (40, 11, 3, 1)
 SHARES = [n / sum(COUNTS) for n in COUNTS]
 LAMBDA_U, LAMBDA_KL, STEPS, B, U = 0.8, 0.6, 50, 3, 6
@@ -52,22 +54,8 @@ def draw(step: int) -> tuple[Batch, list[Tensor]]:
     return batch, [view.flatten(1) for view in (*x, *weak, *strong)]
 
 
-def softmax(logits: Any) -> list[float]:
-    powers = [math.exp(z) for z in logits]
-    return [power / sum(powers) for power in powers]
-
-
 def normalized(values: list[float]) -> list[float]:
     return [value / sum(values) for value in values]
-
-
-def cross_entropy(logits: Tensor, target: list[float]) -> Tensor:
-    total = torch.log(sum(torch.exp(z) for z in logits))  # type: ignore[arg-type]
-    return sum(t * (total - z) for t, z in zip(target, logits, strict=True))  # type: ignore
-
-
-def one_hot(label: int) -> list[float]:
-    return [float(c == label) for c in range(4)]
 
 
 def remixmatch_by_loops(
@@ -78,8 +66,7 @@ def remixmatch_by_loops(
     x, weak, *strong = views
     guesses = [normalized([p**2 for p in probs]) for probs in teachers]
     loss: Any = sum(
-        cross_entropy(head(row) + shift, one_hot(y)) / B
-        for row, y in zip(x, target.tolist(), strict=True)
+        cross_entropy(head(row) + shift, y) / B for row, y in zip(x, target.tolist(), strict=True)
     )
     for view in (weak, *strong):
         for row, guess in zip(view, guesses, strict=True):
@@ -168,7 +155,7 @@ def test_the_balanced_head_equals_loops() -> None:
         expected = remixmatch_by_loops(module.head, views, target, teachers)
         for row, y, luck in zip(x, target.tolist(), luck_x, strict=True):
             if luck < min(COUNTS) / COUNTS[y]:
-                expected = expected + cross_entropy(balanced(row), one_hot(y)) / B
+                expected = expected + cross_entropy(balanced(row), y) / B
                 seen["labeled"] += 1
         soft = [softmax(row) for row in balanced(weak).tolist()]
         for p, row, luck in zip(soft, strong, luck_u, strict=True):

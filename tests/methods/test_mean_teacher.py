@@ -23,7 +23,9 @@ def test_sixty_steps_equal_the_paper(decay, ramp):
             p = torch.exp(z) / torch.exp(z).sum()
             total = total + ((fixed / fixed.sum() - p) ** 2).sum() / 4
         risen = min(1, step / (ramp * steps)) if ramp else 1
-        return labeled_loss(predict, batch) + risen * weight * total / len(other)
+        return labeled_loss(
+            predict(batch.labeled.views["weak"][0]), batch.labeled.target
+        ) + risen * weight * total / len(other)
 
     def average(predict):
         bias = predict(torch.zeros(1, 6, dtype=torch.float64))[0]

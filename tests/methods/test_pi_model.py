@@ -30,7 +30,10 @@ def test_sixty_steps_equal_the_paper(ramp):
         first, second = batch.unlabeled.views["weak"]
         risen = min(1, step / (ramp * steps)) if ramp else 1
         unlabeled = consistency(predict(first).detach(), predict(second))
-        return labeled_loss(predict, batch) + risen * weight * unlabeled
+        return (
+            labeled_loss(predict(batch.labeled.views["weak"][0]), batch.labeled.target)
+            + risen * weight * unlabeled
+        )
 
     module = linear("PiModel", weight, ramp=ramp)
     train_both(module, draw_batches(steps, weak=2), loss_by_hand)

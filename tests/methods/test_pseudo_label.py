@@ -51,7 +51,10 @@ def test_sixty_steps_with_class_thresholds_equal_the_papers():
     threshold, weight, memory, kept, limits_0, unseen = 0.7, 2.0, Memory(12, 0.7), [], [], []
 
     def loss_by_hand(step, predict, batch):
-        loss, u = labeled_loss(predict, batch), batch.unlabeled
+        loss, u = (
+            labeled_loss(predict(batch.labeled.views["weak"][0]), batch.labeled.target),
+            batch.unlabeled,
+        )
         rows, limits = predict(u.views["weak"][0]), memory.thresholds()
         probs = rows.detach().softmax(1).tolist()
         for p, z in zip(probs, rows, strict=True):

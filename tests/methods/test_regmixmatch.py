@@ -8,60 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Beta
 
-from lightning_ssl.losses import fairness_loss, resize_mix
+from lightning_ssl.losses import resize_mix
 from lightning_ssl.methods import RegMixMatch
 from lightning_ssl.methods.partners import draw_box, draw_partners
 from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import SelfAdaptive, softmax
+
 CLASSES, SIDE, B, U = 4, 9, 4, 8
-
-
-def softmax(logits: list[float]) -> list[float]:
-    total = sum(math.exp(v) for v in logits)
-    return [math.exp(v) / total for v in logits]
 
 
 def log_softmax(logits: Tensor) -> Tensor:
     return logits - torch.log(sum(torch.exp(v) for v in logits))
-
-
-class State:
-    """The moving averages of FreeMatch, in floats."""
-
-    def __init__(self, decay: float) -> None:
-        self.decay, self.confidence = decay, 1 / CLASSES
-        self.probs, self.histogram = [1 / CLASSES] * CLASSES, [1 / CLASSES] * CLASSES
-
-    def update(self, rows: list[list[float]]) -> None:
-        """Take in a batch."""
-        m, n = self.decay, len(rows)
-        labels = [row.index(max(row)) for row in rows]
-        self.confidence = m * self.confidence + (1 - m) * sum(max(row) for row in rows) / n
-        for c in range(CLASSES):
-            self.probs[c] = m * self.probs[c] + (1 - m) * sum(row[c] for row in rows) / n
-            self.histogram[c] = m * self.histogram[c] + (1 - m) * labels.count(c) / n
-
-    def thresholds(self) -> list[float]:
-        """One for each class."""
-        return [self.confidence * p / max(self.probs) for p in self.probs]
-
-
-def fairness_by_loops(logits: list[Tensor], state: State) -> Tensor | float:
-    """The fairness of the strong predictions that passed the thresholds."""
-    if not logits:
-        return 0.0
-    probs = [torch.exp(log_softmax(z)) for z in logits]
-    labels = [int(p.argmax()) for p in probs]
-    now = [
-        sum(p[c] for p in probs) / labels.count(c) if labels.count(c) else torch.zeros(())
-        for c in range(CLASSES)
-    ]
-    past = [p / h if h else 0.0 for p, h in zip(state.probs, state.histogram, strict=True)]
-    loss = torch.zeros((), dtype=torch.float64)
-    for c in range(CLASSES):
-        loss = loss + past[c] / sum(past) * torch.log(now[c] / sum(now) + 1e-12)
-    return loss
 
 
 def draw_box_by_hand(alpha: float) -> tuple[int, int, int, int]:
@@ -134,7 +93,7 @@ def test_training_step_equals_the_paper() -> None:
     # The mean colours of an image are its logits.
     module.backbone = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     module.classifier = nn.Identity()
-    state, seen = State(0.9), []
+    state, seen = SelfAdaptive(CLASSES, 0.9), []
     for step in range(60):
         generator = torch.Generator().manual_seed(step)
 
@@ -159,7 +118,7 @@ def test_training_step_equals_the_paper() -> None:
             if max(p) >= state.thresholds()[p.index(max(p))]:
                 expected = expected - 0.7 * log_softmax(z)[p.index(max(p))] / U
                 kept.append(z)
-        expected = expected + 0.3 * fairness_by_loops(kept, state)
+        expected = expected + 0.3 * state.fairness(kept)
         mix, cam, kinds = mixed_by_loops(x[0], target.tolist(), teachers, strong[0], options)
         expected = expected + 0.6 * mix + 1.7 * cam
         seen += kinds
@@ -182,28 +141,6 @@ def test_thresholds_start_at_chance_and_follow_the_rarest_class_down() -> None:
     for _ in range(200):
         adaptive.update(torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]]))
     assert adaptive.thresholds().tolist() == pytest.approx([0.7, 0.7, 0.175, 0.175], rel=1e-4)
-
-
-def test_fairness_has_the_sign_that_spreads_predictions() -> None:
-    """Against what FreeMatch's text suggests, a lower loss means other than the past."""
-    even = torch.full((3,), 1 / 3, dtype=torch.float64)
-    probs = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64, requires_grad=True)
-    loss = fairness_loss(probs, even, even, even)
-    assert loss.item() == pytest.approx(sum(math.log(p) for p in (0.5, 0.3, 0.2)) / 3)
-    assert loss < fairness_loss(even, even, even, even)
-    # Only shares matter, and a class that none is predicted as counts nothing.
-    torch.testing.assert_close(fairness_loss(7 * probs, 5 * even, even, even), loss)
-    none = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
-    expected = (2 * math.log(0.5 / 0.8) + 2 * math.log(0.3 / 0.8) + 2 * math.log(1e-12)) / 6
-    assert fairness_loss(probs, none, even, even).item() == pytest.approx(expected)
-
-
-def test_fairness_of_nothing_is_zero() -> None:
-    probs = torch.zeros(3, requires_grad=True)
-    loss = fairness_loss(probs, torch.zeros(3), torch.ones(3) / 3, torch.ones(3) / 3)
-    (gradient,) = torch.autograd.grad(loss, probs)
-    assert loss.item() == 0
-    assert gradient.tolist() == [0, 0, 0]
 
 
 def test_partners_are_drawn_evenly_among_those_allowed() -> None:
@@ -237,14 +174,15 @@ def test_an_empty_box_changes_nothing() -> None:
     assert torch.equal(resize_mix(images, pasted, (3, 3, 3, 3)), images)
 
 
-def test_without_weights_nothing_is_mixed() -> None:
-    module = RegMixMatch(4, backbone="wrn_10_1", lambda_mix=0, lambda_cam=0)
+@pytest.mark.parametrize(("mix", "cam", "passes"), [(0, 0, [15]), (1, 0, [15, 6]), (0, 1, [15, 6])])
+def test_without_weights_nothing_is_mixed(mix: float, cam: float, passes: list[int]) -> None:
+    module = RegMixMatch(4, backbone="wrn_10_1", lambda_mix=mix, lambda_cam=cam)
     seen = []
     module.backbone.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     unlabeled = {name: torch.randn(1, 6, 3, 8, 8) for name in ("weak", "strong")}
     labeled = Samples({"weak": torch.randn(1, 3, 3, 8, 8)}, torch.tensor([0, 1, 2]))
     module.training_step(Batch(0, labeled, Samples(unlabeled)), 0)
-    assert seen == [15]
+    assert seen == passes
 
 
 def test_thresholds_keep_their_range() -> None:
@@ -268,7 +206,7 @@ def test_thresholds_keep_their_range() -> None:
         ("alpha_mix", math.inf, "above 0"),
         ("alpha_cam", -1.0, "above 0"),
         ("decay", 1.0, r"in \[0, 1\)"),
-        ("clip", (0.9, 0.8), r"in \[0, 1\] and not fall"),
+        ("clip", (0.9, 0.8), r"two numbers in \[0, 1\] and not fall"),
     ],
 )
 def test_errors_name_argument_and_value(option: str, value: Any, allowed: str) -> None:

@@ -15,10 +15,12 @@ from lightning_ssl.methods import ReMixMatch, remixmatch
 from lightning_ssl.optim import Optimizer
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import cross_entropy, softmax
 from runs import fit, load
 
 C, B, U = 3, 4, 5
 SHAPE = (3, 2, 2)
+TEMPERATURE, RAMP = 0.8, 0.3
 
 
 class Alone(ReMixMatch):
@@ -62,17 +64,6 @@ def draw_batch(generator: torch.Generator, views: int, shape: tuple[int, ...] = 
     drawn = {"probe": CTAugmentProbe().draw(B, generator)}
     unlabeled = {"weak": images(1, U), "strong": images(views, U)}
     return Batch(0, Samples(labeled, target, drawn=drawn), Samples(unlabeled))
-
-
-def softmax(logits: torch.Tensor) -> list[float]:
-    powers = [math.exp(z) for z in logits.tolist()]
-    return [power / sum(powers) for power in powers]
-
-
-def cross(target: Any, logits: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of one row in the order of its definition."""
-    total = torch.log(sum(torch.exp(z) for z in logits))  # type: ignore[arg-type]
-    return sum(t * (total - z) for t, z in zip(target, logits, strict=True))  # type: ignore
 
 
 @dataclass
@@ -130,7 +121,7 @@ def step_by_loops(
         p = softmax(module.classifier(image.flatten()))
         probabilities.append(p)
         aligned = [p[c] * (state.occurring[c] + 1e-6) / (mean[c] + 1e-6) for c in range(C)]
-        sharp = [(value / sum(aligned)) ** 2 for value in aligned]
+        sharp = [(value / sum(aligned)) ** (1 / TEMPERATURE) for value in aligned]
         guesses.append([value / sum(sharp) for value in sharp])
     for view in (u["weak"][0], *u["strong"]):
         images += list(view)
@@ -142,12 +133,11 @@ def step_by_loops(
     ):
         image = weight * images[n] + (1 - weight) * images[j]
         mixed = [weight * a + (1 - weight) * b for a, b in zip(targets[n], targets[j], strict=True)]
-        rows["x" if n < B else "u"].append(cross(mixed, module.classifier(image.flatten())))
+        rows["x" if n < B else "u"].append(cross_entropy(module.classifier(image.flatten()), mixed))
     for i, image in enumerate(u["strong"][0]):
-        rows["kl"].append(cross(guesses[i], module.classifier(image.flatten())))
+        rows["kl"].append(cross_entropy(module.classifier(image.flatten()), guesses[i]))
         turned = torch.rot90(image, i % 4, (1, 2)).flatten()
-        one_hot = [float(k == i % 4) for k in range(4)]
-        rows["rotation"].append(cross(one_hot, module.rotation(turned)))
+        rows["rotation"].append(cross_entropy(module.rotation(turned), i % 4))
     loss: Any = {name: sum(parts) / len(parts) for name, parts in rows.items()}
 
     _remember(module, batch, state, probabilities)
@@ -174,8 +164,8 @@ def test_50_steps_equal_the_paper(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = ("lambda_u", "lambda_kl", "lambda_rotation")
-    module = linear(strong_views=views, class_counts=counts, augment=augment,
-                    **dict(zip(names, weights, strict=True)))  # fmt: skip
+    module = linear(strong_views=views, class_counts=counts, augment=augment, ramp=RAMP,
+                    temperature=TEMPERATURE, **dict(zip(names, weights, strict=True)))  # fmt: skip
     parameters = [*module.classifier.parameters(), *module.rotation.parameters()]
     optimizer = torch.optim.SGD(parameters, 0.3)
     state, generator = State(counts), torch.Generator().manual_seed(1)
@@ -185,7 +175,8 @@ def test_50_steps_equal_the_paper(
         drawn = Drawn(torch.randperm(rows, generator=generator),
                       0.5 + 0.5 * torch.rand(rows, generator=generator).double())  # fmt: skip
         ramp = min(1.0, step / 30)
-        monkeypatch.setattr(remixmatch, "ramp_up", lambda *_, value=ramp: value)
+        monkeypatch.setattr(remixmatch, "ramp_up", lambda of, asked, value=ramp: {
+            RAMP: value}[asked])  # fmt: skip
         monkeypatch.setattr(remixmatch, "draw_mixup", lambda count, alpha, like, d=drawn: (
             d.partner, d.weight))  # fmt: skip
         expected = step_by_loops(module, batch, state, drawn, ramp,
@@ -316,7 +307,11 @@ def test_without_what_the_probes_drew_is_an_error() -> None:
         ({"alpha": -1.0}, r"`alpha` must be at least 0, got -1"),
         ({"lambda_kl": -0.5}, r"`lambda_kl` must be at least 0, got -0.5"),
         ({"augment": "auto"}, r"`augment` must be one of \('ctaugment', 'rand.*, got 'auto'"),
-        ({"class_counts": [1, 2]}, r"`class_counts` must be 3 numbers, one above 0, got \[1, 2\]"),
+        (
+            {"class_counts": [1, 2]},
+            r"`class_counts` must be 3 numbers of at least 0, .*, got \[1, 2\]",
+        ),
+        ({"class_counts": [-1, 2, 2]}, r"of at least 0, one above 0, got \[-1, 2, 2\]"),
         ({"class_counts": [0, 0, 0]}, r"one above 0, got \[0, 0, 0\]"),
         (
             {"augment": "ctaugment", "ema_decay": 0.0},

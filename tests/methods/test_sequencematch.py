@@ -6,50 +6,39 @@ import torch
 from lightning_ssl.methods import SequenceMatch
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import Memory, best, softmax
 from steps import images, logged, read_images, same
 
-CLASSES, UNLABELED, TEMPERATURE = 3, 12, 0.5
+CLASSES, UNLABELED, TEMPERATURE, LAMBDA_U = 3, 12, 0.4, 0.7
 
 
-class ByLoops:
-    """Thresholds by a list of the last confident class of each image, as in FlexMatch."""
-
-    def __init__(self, threshold):
-        self.threshold, self.last = threshold, [-1] * UNLABELED
-        self.thresholds = []
-
-    def step(self, x, target, weak, medium, strong, index):
-        loss = torch.zeros((), dtype=torch.float64)
-        for z, y in zip(x, target, strict=True):
-            loss = loss - torch.log_softmax(z, 0)[y] / len(x)
-        counts = [self.last.count(c) for c in range(CLASSES)]
-        most = max([*counts, self.last.count(-1)])
-        betas = [count / most for count in counts]
-        self.thresholds = [self.threshold * beta / (2 - beta) for beta in betas]
-        kept = 0
-        for w, m, s, i in zip(weak.detach(), medium, strong, index, strict=True):
-            p = torch.softmax(w, 0)
-            label = int(p.argmax())
-            if p.max() >= self.thresholds[label]:
-                kept += 1
-                loss = loss - torch.log_softmax(s, 0)[label] / len(weak)
-                for teacher, student in ((w, m), (m.detach(), s), (w, s)):
-                    soft = torch.softmax(teacher / TEMPERATURE, 0)
-                    log_student = torch.log_softmax(student, 0)
-                    for a, b in zip(soft, log_student, strict=True):
-                        loss = loss + a * (torch.log(a) - b) / len(weak)
-            if p.max() >= self.threshold:
-                self.last[i] = label
-        return loss, kept
+def step_by_loops(memory, x, target, weak, medium, strong, index):
+    """Loss of a step, and how many images are kept."""
+    loss, kept = torch.zeros((), dtype=torch.float64), 0
+    for z, y in zip(x, target, strict=True):
+        loss = loss - torch.log_softmax(z, 0)[y] / len(x)
+    taught, thresholds = [softmax(w) for w in weak.detach()], memory.thresholds()
+    for p, w, m, s in zip(taught, weak.detach(), medium, strong, strict=True):
+        label = best(p)
+        if p[label] >= thresholds[label]:
+            kept += 1
+            loss = loss - LAMBDA_U * torch.log_softmax(s, 0)[label] / len(weak)
+            for teacher, student in ((w, m), (m.detach(), s), (w, s)):
+                soft = torch.softmax(teacher / TEMPERATURE, 0)
+                log_student = torch.log_softmax(student, 0)
+                for a, b in zip(soft, log_student, strict=True):
+                    loss = loss + LAMBDA_U * a * (torch.log(a) - b) / len(weak)
+    memory.update(taught, index)
+    return loss, kept
 
 
 @pytest.mark.parametrize("threshold", [0.95, 0.7])
 def test_steps_equal_loops(threshold):
     generator = torch.Generator().manual_seed(0)
     module = read_images(
-        SequenceMatch(CLASSES, UNLABELED, threshold, 1.0, TEMPERATURE, backbone="wrn_10_1")
+        SequenceMatch(CLASSES, UNLABELED, threshold, LAMBDA_U, TEMPERATURE, backbone="wrn_10_1")
     )
-    loops, kept = ByLoops(threshold), []
+    memory, kept = Memory(UNLABELED, threshold, CLASSES), []
     for _ in range(60):
         x, weak, medium, strong = (images(n, CLASSES, generator) for n in (3, 6, 6, 6))
         target = torch.randint(CLASSES, (3,), generator=generator)
@@ -59,12 +48,13 @@ def test_steps_equal_loops(threshold):
             Batch(0, Samples({"weak": x}, target), Samples(views, index=index)), 0
         )
         rows = (view.flatten(2)[0] for view in (weak, medium, strong))
-        expected, count = loops.step(x.flatten(2)[0], target, *rows, index.tolist())
+        thresholds = memory.thresholds()
+        expected, count = step_by_loops(memory, x.flatten(2)[0], target, *rows, index.tolist())
         same(loss, expected, x, weak, medium, strong)
-        assert module.memory.classes.tolist() == loops.last
-        assert logged(module, "threshold") == pytest.approx(loops.thresholds, abs=1e-6)
+        assert module.memory.classes.tolist() == memory.classes
+        assert logged(module, "threshold") == pytest.approx(thresholds, abs=1e-6)
         unseen = module.logged["train/unseen_rate"].item()
-        assert unseen == pytest.approx(loops.last.count(-1) / UNLABELED)
+        assert unseen == pytest.approx(memory.unseen())
         kept.append(count)
     assert kept[0] == 6  # all thresholds are 0 at the start
     assert sum(kept) < 6 * 60

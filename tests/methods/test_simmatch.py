@@ -12,19 +12,16 @@ from lightning_ssl.methods import SimMatch
 from lightning_ssl.methods.bank import LabeledBank
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import softmax
 from steps import at_update, images, logged, read_images, same
 
-CLASSES, WIDTH, LABELED, TEMPERATURE, SMOOTHING, DECAY = 3, 2, 7, 0.1, 0.9, 0.7
+CLASSES, WIDTH, LABELED, TEMPERATURE, SMOOTHING, DECAY = 3, 2, 7, 0.3, 0.8, 0.6
+LAMBDA_U, LAMBDA_IN = 0.7, 1.6
 
 
 def unit(vector: list[float]) -> list[float]:
     length = math.sqrt(sum(v * v for v in vector))
     return [v / length for v in vector]
-
-
-def softmax(z: list[float]) -> list[float]:
-    exponentials = [math.exp(v - max(z)) for v in z]
-    return [e / sum(exponentials) for e in exponentials]
 
 
 class ByLoops:
@@ -63,11 +60,12 @@ class ByLoops:
                 scores = [z_s @ torch.tensor(f, dtype=torch.float64) for f, _ in members]
                 log_probs = torch.log_softmax(torch.stack(scores) / TEMPERATURE, 0)
                 for share, log_prob in zip(unfolded, log_probs, strict=True):
-                    loss = loss - share / sum(unfolded) * log_prob / len(weak)
+                    loss = loss - LAMBDA_IN * share / sum(unfolded) * log_prob / len(weak)
             if max(q) >= self.threshold:
                 self.kept += 1
                 log_probs = torch.log_softmax(s[:CLASSES], 0)
-                loss = loss - sum(q[c] * log_probs[c] for c in range(CLASSES)) / len(weak)
+                h = -sum(q[c] * log_probs[c] for c in range(CLASSES))
+                loss = loss + LAMBDA_U * h / len(weak)
         self.remember(x[:, CLASSES:].tolist(), target, index)
         return loss
 
@@ -85,7 +83,8 @@ class ByLoops:
 def test_steps_equal_loops(warmup: int, threshold: float) -> None:
     generator = torch.Generator().manual_seed(warmup)
     method = SimMatch(
-        *(CLASSES, LABELED, WIDTH), warmup=warmup, threshold=threshold, window=4,
+        *(CLASSES, LABELED, WIDTH, TEMPERATURE, LAMBDA_IN, DECAY),
+        lambda_u=LAMBDA_U, smoothing=SMOOTHING, warmup=warmup, threshold=threshold, window=4,
         backbone="wrn_10_1",
     )  # fmt: skip
     module, loops = read_images(method, WIDTH), ByLoops(warmup, threshold)
