@@ -225,13 +225,22 @@ def main(args: Sequence[str] | None = None) -> None:
     except USER_ERRORS as error:
         if traceback:
             raise
-        print(f"error: {explain(error, classes())}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, SystemExit) as stopped:
         # A trainer takes Ctrl-C for itself, and exits with 1 while it is handled.
         if not any(isinstance(e, KeyboardInterrupt) for e in (stopped, stopped.__context__)):
             raise
         raise SystemExit(130) from None  # as shells have it: 128 and the number of the signal
+
+
+def error_line(error: Exception) -> str:
+    """What is said of an error of the user's.
+
+    Args:
+        error: One of ``USER_ERRORS``.
+    """
+    return f"error: {explain(error, classes())}"
 
 
 def _new_run_dir(config: Namespace) -> str:

@@ -269,6 +269,7 @@ def test_tables_and_figure(
     def write(result: Path, command: list[str]) -> None:
         method, labels, seed = result.parent.name.split("_")
         if int(seed) >= len(accuracies[method, labels]):
+            result.with_name("log.txt").write_text("Traceback\nerror: `x` must be in [0, 1].\n")
             return
         result.write_text(found(accuracies[method, labels][int(seed)], **{"test/acc_top5": 0.95}))
         if labels == "100":
@@ -293,6 +294,7 @@ def test_tables_and_figure(
         compare("--labels", "[100, 20]", "--methods", "[FixMatch, Supervised]", "--seeds", "2")
     out, err = capsys.readouterr()
     assert "error: 1 of 8 runs failed, see out/Supervised_100_1/log.txt." in err
+    assert "1: failed, see out/Supervised_100_1/log.txt: `x` must be in [0, 1].\n" in out
 
     results = {(r["method"], r["labels"], r["seed"]): r for r in rows("out/results.csv")}
     assert len(results) == 7
@@ -413,35 +415,6 @@ def test_other_options_are_refused_where_something_would_be_mixed(
     Path(last, "last.ckpt").touch()
     compare(*command, options=longer)
     assert fake.started[2].command[-2:] == ["--ckpt_path", "last"]
-
-
-@pytest.mark.parametrize(
-    ("args", "options", "parts"),
-    [
-        (("--methods", "[Supervised, FixMatsch]"), SMALL, ("`model` must be", "'FixMatsch'")),
-        (("--methods", "[Supervised]"), "--model.lrr 1", ("'lrr'",)),
-        (("--methods", "[Supervised]", "--method_options", "{VAT: ''}"), SMALL,
-         ("`method_options` must be for methods that are compared, Supervised, got VAT",)),
-        (("--methods", "[VAT, VAT]"), SMALL, ("`methods` must differ", "['VAT', 'VAT']")),
-        ((), "--seed_everything=3", ("must leave --seed_everything to `seeds`",)),
-        (("--labels", "[0]"), SMALL, ("`labels` must be numbers of at least 1, got [0]",)),
-        (("--batch_sizes", "[]"), SMALL, ("`batch_sizes` must be numbers", "got []")),
-        (("--seeds", "0"), SMALL, ("`seeds` must be at least 1, got 0",)),
-        (("--jobs", "0"), SMALL, ("`jobs` must be at least 1, got 0",)),
-    ],
-)  # fmt: skip
-def test_bad_options_are_found_before_the_first_run(
-    args: tuple[str, ...], options: str, parts: tuple[str, ...], fake: type[Process], capsys: Any
-) -> None:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        compare("--labels", "[20]", *args, options=f"{options} ")
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    assert [part for part in ("error: ", *parts) if part not in said] == [], said
-    assert not fake.started
-    assert not Path("out").exists()
 
 
 def test_all_methods_by_default() -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from inspect import isabstract
 from itertools import product
@@ -18,7 +19,7 @@ from rich.console import Console
 import lightning_ssl.methods as package
 from lightning_ssl.checks import check_count
 from lightning_ssl.commands.compare_table import Run, read_accuracy, write_tables
-from lightning_ssl.commands.options import read_options
+from lightning_ssl.commands.options import keep_method, split_options
 from lightning_ssl.data.atomic import replacing
 from lightning_ssl.data.loader import available_cores
 
@@ -63,7 +64,7 @@ def compare(
         jobs: Runs at a time; null for one per processor, and for one where there is a GPU. They
             share the processors, unless ``OMP_NUM_THREADS`` says how many each may use.
     """
-    methods = methods or _all_methods()
+    methods = _all_methods() if methods is None else methods
     own = method_options or {}
     _check(labels, methods, batch_sizes, seeds, jobs)
     if not set(own) <= set(methods):
@@ -71,12 +72,10 @@ def compare(
             f"`method_options` must be for methods that are compared, {', '.join(methods)}, got "
             f"{', '.join(own)}."
         )
-    for text in (options, *own.values()):
-        _check_flags(text)
     sizes: Sequence[int | None] = batch_sizes or [None]
     runs = _runs(
         Path(run_dir),
-        {name: (*shlex.split(options), *shlex.split(own.get(name, ""))) for name in methods},
+        _read(methods, options, own),
         list(product(range(seeds), labels, sizes)),
     )
     for run in runs:
@@ -122,6 +121,8 @@ def _check(
     for name, values in lists.items():
         if values is not None and (not values or min(values) < 1):
             raise ValueError(f"`{name}` must be numbers of at least 1, got {list(values)}.")
+    if not methods:
+        raise ValueError("`methods` must be names of methods, or null for all of them, got [].")
     for name, many in {**lists, "methods": methods}.items():
         if many is not None and len(set(many)) < len(many):
             raise ValueError(f"`{name}` must differ from each other, got {list(many)}.")
@@ -130,43 +131,50 @@ def _check(
             check_count(name, number)
 
 
-def _check_flags(options: str) -> None:
-    """Refuse what every run would silently replace."""
-    for part in shlex.split(options):
+def _read(methods: Sequence[str], options: str, own: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Options of ``fit`` of each method."""
+    start = ("--trainer.enable_progress_bar", "false", *_split(options, "`options`"))
+    return {
+        name: (
+            *keep_method(name, [*start, *_split(own.get(name, ""), f"`method_options` of {name}")]),
+        )
+        for name in methods
+    }
+
+
+def _split(options: str, name: str) -> list[str]:
+    """Split a text of options, and refuse what every run would silently replace."""
+    parts = split_options(options, name)
+    for part in parts:
         flag = part.partition("=")[0]
         if flag in _OWN_FLAGS:
-            raise ValueError(
-                f"`options` and `method_options` must leave {flag} to `{_OWN_FLAGS[flag]}`, got "
-                f"'{options}'."
-            )
+            raise ValueError(f"{name} must leave {flag} to `{_OWN_FLAGS[flag]}`, got '{options}'.")
+    return parts
 
 
 def _runs(
     folder: Path,
-    options: dict[str, tuple[str, ...]],
+    starts: dict[str, tuple[str, ...]],
     settings: Sequence[tuple[int, int, int | None]],
 ) -> list[Run]:
     """Every method in every setting, the settings outermost: what is compared is done together."""
-    starts = {
-        name: ("--model", name, "--trainer.enable_progress_bar", "false", *given)
-        for name, given in options.items()
-    }
-    # Read now, so that a typo in the last one is found before the first one is trained.
-    data = {name: read_options(["fit", *start])["data"] for name, start in starts.items()}
+    from lightning_ssl.commands.compare_check import check_fit  # that knows the command line
+
+    labels = list(dict.fromkeys(number for _, number, _ in settings))
+    # Now, so that a typo in the last one is found before the first one is trained.
+    data = {name: check_fit(name, start, labels)["data"] for name, start in starts.items()}
     runs = []
-    for seed, labels, batch_size in settings:
+    for seed, number, batch_size in settings:
         for method, start in starts.items():
-            parts = (method, labels, *([] if batch_size is None else [f"b{batch_size}"]), seed)
+            parts = (method, number, *([] if batch_size is None else [f"b{batch_size}"]), seed)
             varied: tuple[str, ...] = (
-                "--data.num_labels",
-                str(labels),
-                "--seed_everything",
-                str(seed),
+                *("--data.num_labels", str(number)),
+                *("--seed_everything", str(seed)),
             )
             if batch_size is not None:
                 varied += _batch_flags(batch_size, data[method].get("init_args", {}))
             place = folder / "_".join(map(str, parts))
-            runs.append(Run(method, labels, batch_size, seed, place, (*start, *varied)))
+            runs.append(Run(method, number, batch_size, seed, place, (*start, *varied)))
     return runs
 
 
@@ -198,6 +206,13 @@ def _log(run: Run) -> Path:
     return run.folder / "log.txt"
 
 
+def _reason(run: Run) -> str:
+    """What a failed run says at the end of its log, if it knows."""
+    with _log(run).open(errors="replace") as log:
+        (last,) = deque(log, maxlen=1) or [""]
+    return f": {last.removeprefix('error: ').rstrip()}" if last.startswith("error: ") else ""
+
+
 def _train(runs: Sequence[Run], jobs: int) -> list[Run]:
     """Train the runs that are not finished; returns those that failed."""
     waiting = [run for run in runs if not run.result.exists()]
@@ -221,8 +236,9 @@ def _train(runs: Sequence[Run], jobs: int) -> list[Run]:
                     said = f"{100 * read_accuracy(run):.1f} %"
                 else:
                     failed.append(run)
-                    said = f"failed, see {_log(run)}"
-                console.print(f"{done}/{total} {run.folder.name}: {said}", soft_wrap=True)
+                    said = f"failed, see {_log(run)}{_reason(run)}"
+                said = f"{done}/{total} {run.folder.name}: {said}"
+                console.print(said, soft_wrap=True, markup=False)
     finally:
         # A run that is killed goes on from its last checkpoint as if nothing had happened.
         for process in running.values():

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,17 @@ def train_and_test(command: Sequence[str]) -> dict[str, Any]:
 
 def _main() -> None:
     """Write what `train_and_test` returns to the file of the first argument."""
+    from lightning_ssl.cli import error_line
+    from lightning_ssl.cli_errors import USER_ERRORS
+
     threading.Thread(target=_end_with_parent, daemon=True).start()
     path, *command = sys.argv[1:]
-    _write(path, train_and_test(command))
+    try:
+        _write(path, train_and_test(command))
+    except USER_ERRORS as error:
+        traceback.print_exc()  # nobody was there to ask for it
+        print(error_line(error), file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _end_with_parent() -> None:

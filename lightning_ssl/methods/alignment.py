@@ -32,12 +32,13 @@ class Alignment(Imbalance):
     def __init__(self, num_classes: int, class_counts: Sequence[int] | None) -> None:
         super().__init__()
         self.counted = class_counts is not None
-        counts = torch.tensor(class_counts if self.counted else [1] * num_classes).float()
-        if len(counts) != num_classes or counts.min() < 0 or counts.sum() <= 0:
+        given = [1] * num_classes if class_counts is None else class_counts
+        if len(given) != num_classes or min(given) < 0 or sum(given) <= 0:
             raise ValueError(
                 f"`class_counts` must be {num_classes} numbers of at least 0, one above 0, got "
                 f"{class_counts}."
             )
+        counts = torch.tensor(given).float()
         self.predicted = WindowMean(uniform(num_classes), 128)
         self.occurring = ExponentialMean(counts / counts.sum())
 
