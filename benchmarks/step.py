@@ -6,12 +6,14 @@
 
 Full is the wall time of a step inside ``Trainer.fit``: fetching, transfer, views, forward, heads,
 losses, logging, backward, optimizer, schedule, average of the weights. The method's arguments are
-their defaults, the batch sizes those of its config. Bare is the backbone alone, without heads: the
+their defaults (``--method-args "{warmup: 0}"``, for example, changes them), the batch sizes those
+of its config. Bare is the backbone alone, without heads: the
 calls of it that one step makes, counted in a warm-up step, on as many fixed float images of the
 same sizes, channels last; the mean of all features is the loss. A call that no gradient comes
 back to is a forward pass; one whose images need a gradient, as in adversarial training, is
 followed at once by the backward pass to them; the others share one backward pass to the weights.
-A second network of the backbone's class, such as a teacher, counts like the backbone.
+A second network of the backbone's class, such as a teacher, counts like the backbone, also where it
+is the average of the weights.
 
 A round times ``--steps`` full steps and then as many bare ones, so that noise meets both; the ratio
 is the median over the rounds of full / bare, and next to it the ratio of the two minima. Each round
@@ -64,6 +66,7 @@ from lightning_ssl import methods
 from lightning_ssl.cli_checkpoint import TRAINED_ON
 from lightning_ssl.cli_configs import CONFIGS
 from lightning_ssl.data import SSLDataModule, from_arrays
+from lightning_ssl.methods.teacher import TeacherModule
 
 METHODS = [name for name in methods.__all__ if name != "SSLModule"]
 BARS = {"wrn_10_1": 1.08, "wrn_28_2": 1.02}
@@ -105,7 +108,9 @@ class Rounds(pl.Callback):
         draw.views = SplitViews(draw.views, self.parts)
         self._backbone: Any = pl_module.backbone
         kind = type(self._backbone)
-        self._networks = [module for module in pl_module.modules() if type(module) is kind]
+        teacher = pl_module.teacher if isinstance(pl_module, TeacherModule) else None
+        modules = [*pl_module.modules(), *(() if teacher is None else teacher.modules())]
+        self._networks = [module for module in modules if type(module) is kind]
         for network in self._networks:
             self.parts.watch(network, FORWARD, BACKWARD)
         for head in pl_module.children():
@@ -237,7 +242,8 @@ def run(backbone: str, args: argparse.Namespace) -> Rounds:
     views = {name: value for name, value in options.items() if name in VIEWS}
     method = getattr(methods, args.method)
     sizes = {n: getattr(data, n) for n in TRAINED_ON if n in signature(method).parameters}
-    trainer.fit(method(CLASSES, backbone=backbone, **sizes, **views), datamodule=data)
+    given = {**sizes, **views, **args.method_args}
+    trainer.fit(method(CLASSES, backbone=backbone, **given), datamodule=data)
     return rounds
 
 
@@ -305,6 +311,7 @@ def main() -> None:
     """Print the ratio of each backbone, and its parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--method", choices=METHODS, default="FixMatch")
+    parser.add_argument("--method-args", type=yaml.safe_load, default={}, help="as YAML")
     parser.add_argument("--backbone", nargs="+", default=["wrn_10_1", "wrn_28_2"])
     parser.add_argument("--steps", type=int, default=1, help="of each kind per round")
     parser.add_argument("--repeats", type=int, default=9, help="rounds")
