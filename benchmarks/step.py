@@ -38,7 +38,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import pytorch_lightning as pl
@@ -65,6 +64,7 @@ from torch import Tensor, nn
 from lightning_ssl import methods
 from lightning_ssl.cli_checkpoint import TRAINED_ON
 from lightning_ssl.cli_configs import CONFIGS
+from lightning_ssl.cli_errors import parameters
 from lightning_ssl.data import SSLDataModule, from_arrays
 from lightning_ssl.methods.teacher import TeacherModule
 
@@ -241,7 +241,7 @@ def run(backbone: str, args: argparse.Namespace) -> Rounds:
     options = config_of(args.method)["model"]["init_args"]
     views = {name: value for name, value in options.items() if name in VIEWS}
     method = getattr(methods, args.method)
-    sizes = {n: getattr(data, n) for n in TRAINED_ON if n in signature(method).parameters}
+    sizes = {n: getattr(data, n) for n in TRAINED_ON if n in parameters(method)}
     given = {**sizes, **views, **args.method_args}
     trainer.fit(method(CLASSES, backbone=backbone, **given), datamodule=data)
     return rounds

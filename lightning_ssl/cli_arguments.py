@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from pytorch_lightning import LightningDataModule
 
@@ -17,7 +17,13 @@ from lightning_ssl.optim import Optimizer, Schedule
 WORDS = (None, "best", "last", "hpc")
 """`ckpt_path` where it is no file."""
 
-_FIELD = re.compile(r"(--model\.(?:optimizer|schedule))\.(\w+)")
+_NULLABLE = "|".join(
+    f.name
+    for group in (Optimizer, Schedule)
+    for f in fields(group)
+    if type(None) in get_args(f.type)
+)
+_FIELD = re.compile(rf"(--model\.(?:optimizer|schedule))\.({_NULLABLE})")
 
 
 def expand(args: Sequence[str]) -> list[str]:
@@ -73,8 +79,10 @@ def _check_order(args: Sequence[str]) -> None:
     sources = ("--model", "-c", "--config", "--ckpt_path")
     first = next((i for i, flag in enumerate(flags) if flag in sources), len(flags))
     early = next((flag for flag in flags[:first] if flag.startswith("--model.")), None)
-    if early is not None and "--model" in flags[first:]:
-        raise ValueError(f"`--model` must come before the method's options, got {early} first.")
+    if early not in (None, "--model.class_path", "--model.help"):
+        raise ValueError(
+            f"`--model` or `-c` must come before the method's options, got {early} first."
+        )
 
 
 def _without_fields_of_null(args: Sequence[str]) -> list[str]:

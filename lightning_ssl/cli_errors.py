@@ -65,8 +65,11 @@ def check_nulls(group: str, config: Any, class_: Any, linked: Sequence[str]) -> 
     given = config.get("init_args") or {}
     for name, argument in {} if class_ is None else _arguments(class_).items():
         type_ = argument.annotation
-        known = type_ not in (Any, Parameter.empty) and not isinstance(type_, str)
-        nullable = argument.default is None or type(None) in get_args(type_)
+        known = type_ not in (Any, object, Parameter.empty) and not isinstance(type_, str)
+        # `None` itself is a choice of a `Literal`.
+        nullable = argument.default is None or any(
+            choice in (None, type(None)) for choice in get_args(type_)
+        )
         if known and not nullable and name not in linked and given.get(name, 0) is None:
             kind = getattr(type_, "__name__", str(type_).replace("typing.", ""))
             raise ValueError(f"`{group}.{name}` must be of type {kind}, got null.")

@@ -68,6 +68,7 @@ FOLDER = (*FIXMATCH, "--data.dataset", "folder", "--data.root", "images", "--dat
         (("--data.labels_per_class", "2"), ("num_labels", "labels_per_class")),
         (("--data.batch_size", "0"), ("`data.batch_size`", "at least 1", "0")),
         (("--data.views", "{hard: torch.nn.Identity}"), ("'hard'", "'strong'", "'weak'")),
+        (("--model.optimizer.nesterov", "null"), ("optimizer.nesterov", "bool")),
         (("--model.threshold", "null"), ("`model.threshold`", "type float", "null")),
         (("--data.hflip", "null", "--data.pseudo_alpha", "null"), ("`data.pseudo_alpha`", "float")),
         (("--model.class_counts", "[1, 2]"), ("`model.class_counts`", "from the data")),
@@ -131,7 +132,7 @@ def test_options_of_paws(
 
 def test_a_method_named_after_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     said = fails(capsys, "fit", "--model.backbone", "wrn_10_1", "--model", "FixMatch", *SMALL)
-    assert "`--model` must come before" in said
+    assert "`--model` or `-c` must come before" in said
     assert "--model.backbone" in said
 
 

@@ -35,7 +35,8 @@ class Dash(WeakStrongModule):
     Args:
         num_classes: Number of classes; taken from the data on the command line.
         warmup: Fraction of the run's updates with labelled images alone, in [0, 1].
-        period: Fraction of the run's updates after which the threshold falls, in (0, 1].
+        period: Fraction of the run's updates after which the threshold falls, in
+            [2**-24, 1].
         gamma: Factor :math:`\gamma` by which it falls, at least 1.
         rho_scale: Factor C of the threshold's start, above 0.
         rho_min: Where the threshold stays, in nats, above 0; 0.05 is a confidence of 0.951.
@@ -62,8 +63,8 @@ class Dash(WeakStrongModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, lambda_u, **kwargs)
-        if not 0 < period <= 1:
-            raise ValueError(f"`period` must be in (0, 1], got {period}.")
+        if not 2**-24 <= period <= 1:
+            raise ValueError(f"`period` must be in [2**-24, 1], got {period}.")
         if not 1 <= gamma < math.inf:
             raise ValueError(f"`gamma` must be at least 1, got {gamma}.")
         self.warmup, self.period = check_fraction("warmup", warmup), period

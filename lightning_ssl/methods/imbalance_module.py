@@ -4,6 +4,7 @@ import inspect
 from abc import ABC
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, Literal, cast, get_args
 
 from torch import Tensor, nn
@@ -99,10 +100,11 @@ def _build(
             f"{tuple(options)}."
         )
     for key, value in options.items():
-        kinds = int if parameters[key].annotation is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            kind = "an integer" if kinds is int else "a number"
-            raise ValueError(f"`imbalance_args.{key}` must be {kind}, got {value!r}.")
+        kind, a_number = (
+            (Integral, "an integer") if parameters[key].annotation is int else (Real, "a number")
+        )
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"`imbalance_args.{key}` must be {a_number}, got {value!r}.")
     if build is None:
         return Imbalance()
     if class_counts is None or len(class_counts) != num_classes:
