@@ -76,7 +76,9 @@ def _check_linked(flag: str) -> None:
 def _check_order(args: Sequence[str]) -> None:
     """Refuse options of a method that is named after them; the parser takes them for no one's."""
     flags = [arg.partition("=")[0] for arg in args]
-    sources = ("--model", "-c", "--config", "--ckpt_path")
+    if "--ckpt_path" in flags:
+        return  # which says what the method is, and comes first
+    sources = ("--model", "-c", "--config")
     first = next((i for i, flag in enumerate(flags) if flag in sources), len(flags))
     early = next((flag for flag in flags[:first] if flag.startswith("--model.")), None)
     if early not in (None, "--model.class_path", "--model.help"):

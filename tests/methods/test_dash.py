@@ -100,7 +100,7 @@ def test_the_config_has_the_updates_of_the_toolboxes(printed):
     ("option", "value", "allowed"),
     [
         ("warmup", 1.1, r"in \[0, 1\]"),
-        ("period", 0.0, r"in \(0, 1\]"),
+        ("period", 0.0, r"in \[2\*\*-24, 1\]"),
         ("gamma", 0.9, "at least 1"),
         ("rho_scale", 0.0, "above 0"),
         ("rho_scale", math.inf, "above 0"),
