@@ -49,7 +49,7 @@ LATER |= {
     "SimMatch",
     "SoftMatch",
 }
-LATER |= {"VAT"}
+LATER |= {"MeanTeacher", "SimCLR", "UDA", "VAT"}
 HELPED = [
     pytest.param(name, marks=pytest.mark.slow) if name in LATER else name
     for name in sorted({*methods.__all__} - {"SSLModule"} - LABELS_ALONE - SLOW)
@@ -165,6 +165,7 @@ def found_copies(weight: float) -> float:
     return (nearest == torch.arange(len(nearest))).double().mean().item()
 
 
+@pytest.mark.slow
 def test_copies_of_held_out_images_find_each_other() -> None:
     with_task, without = found_copies(1.0), found_copies(0.0)
     assert with_task > 1.5 * without, (with_task, without)

@@ -44,6 +44,7 @@ def longtailed_accuracy(name: str | None) -> float:
     return metrics["test/acc"]
 
 
+@pytest.mark.slow
 def test_rare_classes_are_learnt() -> None:
     """Measured: 0.76 without, 0.89 and 0.85 with a correction."""
     without = longtailed_accuracy(None)
