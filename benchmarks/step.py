@@ -7,13 +7,12 @@
 Full is the wall time of a step inside ``Trainer.fit``: fetching, transfer, views, forward, heads,
 losses, logging, backward, optimizer, schedule, average of the weights. The method's arguments are
 their defaults (``--method-args "{warmup: 0}"``, for example, changes them), the batch sizes those
-of its config. Bare is the backbone alone, without heads: the
-calls of it that one step makes, counted in a warm-up step, on as many fixed float images of the
-same sizes, channels last; the mean of all features is the loss. A call that no gradient comes
-back to is a forward pass; one whose images need a gradient, as in adversarial training, is
-followed at once by the backward pass to them; the others share one backward pass to the weights.
-A second network of the backbone's class, such as a teacher, counts like the backbone, also where it
-is the average of the weights.
+of its config. Bare is the backbone alone, without heads: the calls of it that one step makes,
+counted in a warm-up step, on as many fixed float images of the same sizes, channels last; the mean
+of all features is the loss. A call that no gradient comes back to is a forward pass; one whose
+images need a gradient, as in adversarial training, is followed at once by the backward pass to
+them; the others share one backward pass to the weights. A second network of the backbone's class,
+such as a teacher, counts like the backbone, also where it is the average of the weights.
 
 A round times ``--steps`` full steps and then as many bare ones, so that noise meets both; the ratio
 is the median over the rounds of full / bare, and next to it the ratio of the two minima. Each round

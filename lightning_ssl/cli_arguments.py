@@ -17,13 +17,11 @@ from lightning_ssl.optim import Optimizer, Schedule
 WORDS = (None, "best", "last", "hpc")
 """`ckpt_path` where it is no file."""
 
-_NULLABLE = "|".join(
-    f.name
-    for group in (Optimizer, Schedule)
-    for f in fields(group)
-    if type(None) in get_args(f.type)
-)
-_FIELD = re.compile(rf"(--model\.(?:optimizer|schedule))\.({_NULLABLE})")
+_GROUPS = {"optimizer": Optimizer, "schedule": Schedule}
+_NULLABLE = [
+    f.name for group in _GROUPS.values() for f in fields(group) if type(None) in get_args(f.type)
+]
+_FIELD = re.compile(rf"(--model\.(?:{'|'.join(_GROUPS)}))\.({'|'.join(_NULLABLE)})")
 
 
 def expand(args: Sequence[str]) -> list[str]:
@@ -55,7 +53,7 @@ def expand(args: Sequence[str]) -> list[str]:
 
 def _check_field(flag: str) -> None:
     """Refuse prefixes of field names, which jsonargparse takes for the fields themselves."""
-    for name, group in (("optimizer", Optimizer), ("schedule", Schedule)):
+    for name, group in _GROUPS.items():
         prefix, dot, field = flag.partition(f"--model.{name}.")
         known = [f.name for f in fields(group)]
         if dot and not prefix and field not in known:

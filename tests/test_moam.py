@@ -127,6 +127,8 @@ def test_every_step_matters() -> None:
         ({"step3": "--model.lrr 1"}, ("'lrr'",)),
         ({"step2": "--trainer.max_stepz 1"}, ("max_stepz",)),
         ({"label": "--batch_sise 3"}, ("batch_sise",)),
+        ({"step2": "'a"}, ("`common` and `step2` must be options", "No closing quotation")),
+        ({"label": "'a"}, ("`label` must be options", "No closing quotation")),
     ],
 )
 def test_bad_options_are_found_before_the_first_step(

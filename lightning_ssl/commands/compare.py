@@ -135,8 +135,8 @@ def _read(methods: Sequence[str], options: str, own: dict[str, str]) -> dict[str
     """Options of ``fit`` of each method."""
     start = ("--trainer.enable_progress_bar", "false", *_split(options, "`options`"))
     return {
-        name: (
-            *keep_method(name, [*start, *_split(own.get(name, ""), f"`method_options` of {name}")]),
+        name: tuple(
+            keep_method(name, [*start, *_split(own.get(name, ""), f"`method_options` of {name}")])
         )
         for name in methods
     }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from lightning_ssl.commands.options import read_options
+from lightning_ssl.commands.options import read_options, split_options
 from lightning_ssl.data.atomic import replacing
 
 
@@ -81,7 +81,7 @@ class _Step(NamedTuple):
 
 
 def _fit(folder: Path, method: str, options: str, *added: str) -> _Step:
-    chosen = ("--model", method, *shlex.split(options))
+    chosen = ("--model", method, *split_options(options, f"`common` and `{folder.name}`"))
     return _Step(folder.name, ("fit",), chosen, (*added, "--run_dir", str(folder)))
 
 
@@ -93,7 +93,9 @@ def _label(folder: Path, trainer: dict[str, Any], options: str) -> _Step:
         for part in (f"--{name}", str(trainer[name]))
     ]
     paths = ("--ckpt_path", str(_last(folder / "step1")), "--output", str(_table(folder)))
-    return _Step("label", ("pseudo-label", *devices), tuple(shlex.split(options)), paths)
+    return _Step(
+        "label", ("pseudo-label", *devices), tuple(split_options(options, "`label`")), paths
+    )
 
 
 def _table(folder: Path) -> Path:
