@@ -61,11 +61,11 @@ from parts import (
 from torch import Tensor, nn
 
 from lightning_ssl import methods
-from lightning_ssl.cli_checkpoint import TRAINED_ON
-from lightning_ssl.cli_configs import CONFIGS
-from lightning_ssl.cli_errors import parameters
+from lightning_ssl.cli.checkpoint import TRAINED_ON
+from lightning_ssl.cli.configs import CONFIGS
+from lightning_ssl.cli.errors import parameters
 from lightning_ssl.data import SSLDataModule, from_arrays
-from lightning_ssl.methods.teacher import TeacherModule
+from lightning_ssl.methods.families.teacher import TeacherModule
 
 METHODS = [name for name in methods.__all__ if name != "SSLModule"]
 BARS = {"wrn_10_1": 1.08, "wrn_28_2": 1.02}

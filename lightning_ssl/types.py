@@ -1,9 +1,19 @@
 """What travels from the data to a method."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
+
+
+class Logger(Protocol):
+    """Who writes down the values of a step: a method, for the parts that it has."""
+
+    def log(self, name: str, value: Any) -> None:
+        """Log one value under a name."""
+
+    def log_classes(self, name: str, values: Tensor) -> None:
+        """Log a value of each class ``(C,)`` under a name."""
 
 
 class Samples(NamedTuple):

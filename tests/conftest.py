@@ -41,7 +41,7 @@ _configs: dict[tuple[str, ...], dict[str, Any]] = {}
 def printed(capsys: pytest.CaptureFixture[str]) -> Any:
     """Read a config with all its defaults: ``model``, ``data``, ``trainer`` and ``class``."""
     from lightning_ssl.cli import run  # slow to import
-    from lightning_ssl.cli_configs import find_config
+    from lightning_ssl.cli.configs import find_config
 
     def read(name: str, *args: str) -> dict[str, Any]:
         key = (name, *args)

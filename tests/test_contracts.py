@@ -16,7 +16,7 @@ import yaml
 
 import lightning_ssl
 from lightning_ssl.cli import run
-from lightning_ssl.cli_configs import CONFIGS
+from lightning_ssl.cli.configs import CONFIGS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightning_ssl"
@@ -30,26 +30,22 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "seeding": set(),
     "distributed": set(),
     "checks": set(),
-    "buffers": set(),
+    "files": set(),
     "losses": {"types"},
-    "augment": {"types", "seeding", "checks", "buffers"},
+    "state": {"types", "distributed", "checks", "losses"},
+    "augment": {"types", "seeding", "checks", "state.wide_buffers"},
     "models": {"types"},
-    "lars": set(),
-    "optim": {"types", "lars"},
+    "optim": {"types"},
     "evaluation": {"types", "checks", "losses", "augment"},
     "callbacks": {"types", "seeding", "checks", "evaluation"},
-    "data": {"types", "seeding", "checks", "augment"},
+    "data": {"types", "seeding", "checks", "files", "augment"},
     "methods": {
-        *("types", "seeding", "distributed", "checks", "buffers"),
+        *("types", "seeding", "distributed", "checks", "state"),
         *("losses", "augment", "models", "optim", "evaluation"),
         *("callbacks.ema", "callbacks.checks"),
     },
     "commands": None,
     "cli": None,
-    "cli_arguments": None,
-    "cli_checkpoint": set(),
-    "cli_configs": set(),
-    "cli_errors": set(),
 }
 
 

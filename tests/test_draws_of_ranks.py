@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lightning_ssl import methods
 from lightning_ssl.data import SSLDataModule, open_source
-from lightning_ssl.methods import averages, self_adaptive
 from lightning_ssl.optim import Optimizer, Schedule
 from lightning_ssl.seeding import derive_seed
+from lightning_ssl.state import adaptive_thresholds, averages
 
 UPDATES, RATE, SEED = 3, 0.005, 5
 # A network that has learnt nothing is not sure of much.
@@ -128,7 +128,7 @@ def test_two_ranks_equal_their_slices(
         assert torch.equal(value, two[key]), key
 
     module, talk = build(name)[0].double(), Talk()
-    for user in (averages, self_adaptive):
+    for user in (averages, adaptive_thresholds):
         monkeypatch.setattr(user, "mean_over_ranks", talk.mean)
     parts: dict[str, list[float]] = {}
 

@@ -6,7 +6,7 @@ import torch
 from lightning_ssl.augment import Views
 from lightning_ssl.callbacks import EMA, progress
 from lightning_ssl.cli import run
-from lightning_ssl.methods.bank import LabeledBank
+from lightning_ssl.state.banks import LabeledBank
 
 from probes import NoWaiting
 from runs import SMALL, load

@@ -13,8 +13,8 @@ from lightning_ssl.augment.base import (
     apply_slots,
     move,
 )
-from lightning_ssl.buffers import WideBuffers
 from lightning_ssl.checks import check_fraction
+from lightning_ssl.state.wide_buffers import WideBuffers
 
 _NUM_OPS = 2
 """Operations per image."""

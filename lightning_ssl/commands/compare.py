@@ -20,8 +20,8 @@ import lightning_ssl.methods as package
 from lightning_ssl.checks import check_count
 from lightning_ssl.commands.compare_table import Run, read_accuracy, write_tables
 from lightning_ssl.commands.options import keep_method, split_options
-from lightning_ssl.data.atomic import replacing
-from lightning_ssl.data.loader import available_cores
+from lightning_ssl.data.loading.loader import available_cores
+from lightning_ssl.files import replacing
 
 # Flag to the argument of `compare` that sets it for each run.
 _OWN_FLAGS = {

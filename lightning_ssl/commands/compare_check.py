@@ -8,10 +8,10 @@ import torch
 
 from lightning_ssl.augment import Views
 from lightning_ssl.cli import SSLCLI
-from lightning_ssl.cli_arguments import classes
-from lightning_ssl.cli_errors import USER_ERRORS
+from lightning_ssl.cli.arguments import classes
+from lightning_ssl.cli.errors import USER_ERRORS
 from lightning_ssl.data.described import DescribedData
-from lightning_ssl.data.splits import label_counts, val_counts
+from lightning_ssl.data.splits.make import label_counts, val_counts
 from lightning_ssl.methods import SSLModule
 
 # What chooses labels, or seeds them, in place of the arguments of `compare`; a config may set it.

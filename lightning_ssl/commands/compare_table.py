@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from lightning_ssl.data.atomic import replacing
 from lightning_ssl.evaluation.figures import draw_comparison, read_run
+from lightning_ssl.files import replacing
 
 _LAST = 20  # evaluations in the median, as in https://arxiv.org/abs/2001.07685
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lightning_ssl.commands.options import read_options, split_options
-from lightning_ssl.data.atomic import replacing
+from lightning_ssl.files import replacing
 
 
 def moam(

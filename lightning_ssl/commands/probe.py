@@ -13,11 +13,11 @@ from lightning_ssl.augment import Normalize
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.commands.restore import restore
 from lightning_ssl.data import SSLDataModule
-from lightning_ssl.data.atomic import replacing
-from lightning_ssl.data.fetch import EvaluationFetch
-from lightning_ssl.data.images import FileImages, Images
-from lightning_ssl.data.loader import EvaluationLoader
+from lightning_ssl.data.loading.fetch import EvaluationFetch
+from lightning_ssl.data.loading.loader import EvaluationLoader
+from lightning_ssl.data.sources.images import FileImages, Images
 from lightning_ssl.evaluation.probe import logistic_regression, sgd_probe
+from lightning_ssl.files import replacing
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models.stages import stage_features
 from lightning_ssl.seeding import make_generator

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from lightning_ssl.callbacks import Embeddings
-from lightning_ssl.cli_checkpoint import known_to_checkpoint
+from lightning_ssl.cli.checkpoint import known_to_checkpoint
 from lightning_ssl.evaluation.projection import class_names, draw_projection
 
 

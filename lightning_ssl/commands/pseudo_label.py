@@ -16,11 +16,11 @@ from lightning_ssl.augment import Normalize
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.commands.restore import restore
 from lightning_ssl.data import SSLDataModule
-from lightning_ssl.data.atomic import replacing
-from lightning_ssl.data.five_crops import FiveCropFetch
-from lightning_ssl.data.images import FileImages
-from lightning_ssl.data.loader import EvaluationLoader
-from lightning_ssl.data.pseudo_table import PseudoTable, check_table_path, write_table
+from lightning_ssl.data.loading.five_crops import FiveCropFetch
+from lightning_ssl.data.loading.loader import EvaluationLoader
+from lightning_ssl.data.pseudo.table import PseudoTable, check_table_path, write_table
+from lightning_ssl.data.sources.images import FileImages
+from lightning_ssl.files import replacing
 from lightning_ssl.losses import softmax
 from lightning_ssl.methods import S4LRotation, SSLModule
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from lightning_ssl.cli_checkpoint import known_to_checkpoint
+from lightning_ssl.cli.checkpoint import known_to_checkpoint
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.methods import SSLModule
 

@@ -12,7 +12,7 @@ from typing import Any
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_ssl.data.atomic import replacing
+from lightning_ssl.files import replacing
 
 
 def train_and_test(command: Sequence[str]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def train_and_test(command: Sequence[str]) -> dict[str, Any]:
 def _main() -> None:
     """Write what `train_and_test` returns to the file of the first argument."""
     from lightning_ssl.cli import error_line
-    from lightning_ssl.cli_errors import USER_ERRORS
+    from lightning_ssl.cli.errors import USER_ERRORS
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     path, *command = sys.argv[1:]

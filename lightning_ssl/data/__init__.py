@@ -1,6 +1,6 @@
 """Data: sources, splits, plan, and the datamodule that joins them."""
 
 from lightning_ssl.data.datamodule import SSLDataModule
-from lightning_ssl.data.sources import Source, from_arrays, open_source
+from lightning_ssl.data.sources.named import Source, from_arrays, open_source
 
 __all__ = ("SSLDataModule", "Source", "from_arrays", "open_source")

@@ -12,14 +12,14 @@ from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.checks import check_count
 from lightning_ssl.data.described import DescribedData
-from lightning_ssl.data.draw import DrawViews
-from lightning_ssl.data.fetch import EvaluationFetch, TrainFetch, check_readable
-from lightning_ssl.data.folder import walk_images
-from lightning_ssl.data.images import FileImages, Images, ResidentImages
-from lightning_ssl.data.loader import EvaluationLoader, TrainLoader, available_cores
+from lightning_ssl.data.loading.draw import DrawViews
+from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_readable
+from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
 from lightning_ssl.data.orders import Balanced, Order, Shuffled, Stratified
 from lightning_ssl.data.plan import Plan, describe_run
-from lightning_ssl.data.splits import save_split
+from lightning_ssl.data.sources.folder import walk_images
+from lightning_ssl.data.sources.images import FileImages, Images, ResidentImages
+from lightning_ssl.data.splits.make import save_split
 from lightning_ssl.types import Batch
 
 _ORDERS = ("shuffled", "balanced", "stratified")

@@ -10,17 +10,17 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from typing_extensions import Self
 
-from lightning_ssl.data.images import FileImages
-from lightning_ssl.data.pseudo_labels import (
+from lightning_ssl.data.pseudo.labels import (
     LabelColumn,
     check_options,
     join,
     read_pseudo_labels,
 )
 from lightning_ssl.data.record import check_classes, check_resumed, digest, make_record
-from lightning_ssl.data.sources import Source, open_source, prepare_source
-from lightning_ssl.data.splits import Split, make_split
-from lightning_ssl.data.splits_files import LabeledImages
+from lightning_ssl.data.sources.images import FileImages
+from lightning_ssl.data.sources.named import Source, open_source, prepare_source
+from lightning_ssl.data.splits.files import LabeledImages
+from lightning_ssl.data.splits.make import Split, make_split
 from lightning_ssl.seeding import global_seed
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ssl.data.splits import Split
+from lightning_ssl.data.splits.make import Split
 
 
 def digest(*columns: Tensor) -> str:

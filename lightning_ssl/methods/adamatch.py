@@ -9,11 +9,11 @@ from torch import Tensor
 from lightning_ssl.checks import check_fraction
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import align, cross_entropy, promote, pseudo_label_loss, softmax
-from lightning_ssl.methods.averages import ExponentialMean, RunningMean, WindowMean, uniform
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.ramp import ramp_up
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
 from lightning_ssl.models import keep_statistics
+from lightning_ssl.optim.ramps import ramp_up
+from lightning_ssl.state.averages import ExponentialMean, RunningMean, WindowMean, uniform
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -49,7 +49,7 @@ class AdaMatch(WeakStrongModule):
             cosine; USB has 0.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
             and of :class:`SSLModule`.
 
     Raises:

@@ -14,9 +14,9 @@ from lightning_ssl.losses import (
     pseudo_label_graph,
     weighted_cross_entropy,
 )
-from lightning_ssl.methods.bank import RecentBank
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.embedding import EmbeddingModule
+from lightning_ssl.methods.families.embedding import EmbeddingModule
+from lightning_ssl.state.banks import RecentBank
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -44,7 +44,7 @@ class CoMatch(EmbeddingModule):
         graph_threshold: Similarity of pseudo-labels in [0, 1] below which images are not
             connected.
         bank_size: Number of recent images to compare with; nothing is mixed before it is full.
-        **kwargs: Arguments of :class:`~lightning_ssl.methods.embedding.EmbeddingModule`, such as
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.EmbeddingModule`, such as
             ``threshold``, ``smoothing`` and ``heads``, and of :class:`SSLModule`.
 
     Raises:

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from lightning_ssl.checks import check_fraction, check_positive, check_temperature
 from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
-from lightning_ssl.methods.averages import WindowMean
-from lightning_ssl.methods.ramp import progress
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.optim.ramps import progress
+from lightning_ssl.state.averages import WindowMean
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -43,7 +43,7 @@ class Dash(WeakStrongModule):
         temperature: T of soft targets, above 0; 1 does not sharpen.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
             and of :class:`SSLModule`.
 
     Raises:

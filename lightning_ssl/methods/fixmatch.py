@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss
-from lightning_ssl.methods.imbalance_module import ImbalanceModule
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families.imbalance import ImbalanceModule
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -29,8 +29,8 @@ class FixMatch(ImbalanceModule, WeakStrongModule):
         threshold: Confidence in [0, 1] above which a pseudo-label counts.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.imbalance_module.ImbalanceModule`, such as ``imbalance``,
-            of :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as
+            :class:`~lightning_ssl.methods.families.ImbalanceModule`, such as ``imbalance``,
+            of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
             ``separate_weak``, and of :class:`SSLModule`.
 
     Raises:

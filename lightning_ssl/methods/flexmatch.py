@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.class_memory import ClassMemory, Mapping
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.state.class_memory import ClassMemory, Mapping
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -19,7 +19,7 @@ class FlexMatch(WeakStrongModule):
         H(\hat y_j, p(\mathcal{A}(u_j))), \quad \hat y_j = \arg\max \hat p(\alpha(u_j))
 
     The thresholds :math:`\mathcal{T}(c)` come from what
-    :class:`~lightning_ssl.methods.class_memory.ClassMemory` knew before this batch: at the start
+    :class:`~lightning_ssl.state.class_memory.ClassMemory` knew before this batch: at the start
     they are 0.
 
     Reference: Zhang et al., 2021, https://arxiv.org/abs/2110.08263, eq. 5 to 12.
@@ -35,7 +35,7 @@ class FlexMatch(WeakStrongModule):
             low.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
             and of :class:`SSLModule`.
 
     Raises:

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.state.adaptive_thresholds import SelfAdaptiveThresholds
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -33,7 +33,7 @@ class FreeMatch(WeakStrongModule):
         clip: Least and greatest :math:`\tau`, both in [0, 1]; the paper has 0.9 and 0.95 on SVHN.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
             and of :class:`SSLModule`.
 
     Raises:

@@ -7,8 +7,8 @@ from torch import Tensor
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, softmax, squared_error
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.ramp import ramp_up
-from lightning_ssl.methods.teacher import TeacherModule
+from lightning_ssl.methods.families.teacher import TeacherModule
+from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
 

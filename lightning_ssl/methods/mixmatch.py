@@ -9,9 +9,9 @@ from torch.nn import functional
 from lightning_ssl.checks import check_count, check_fraction, check_temperature, check_weights
 from lightning_ssl.losses import mixup, sharpen, softmax, squared_error, weighted_cross_entropy
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.mixing import draw_mixup
-from lightning_ssl.methods.ramp import ramp_up
+from lightning_ssl.methods.draws.mixup import draw_mixup
 from lightning_ssl.models import keep_statistics
+from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
 

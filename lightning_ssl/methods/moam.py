@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_weights
 from lightning_ssl.losses import entropy, vat_loss
-from lightning_ssl.methods.adversary import Adversary, draw_directions
+from lightning_ssl.methods.draws.adversary import Adversary, draw_directions
 from lightning_ssl.methods.s4l_rotation import S4LRotation
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.types import Batch, as_batch

@@ -7,8 +7,8 @@ from torch import Tensor
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.class_thresholds import ClassThresholdsModule
-from lightning_ssl.methods.ramp import ramp_up
+from lightning_ssl.methods.families.class_thresholds import ClassThresholdsModule
+from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -32,7 +32,7 @@ class PseudoLabel(ClassThresholdsModule):
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         ramp: Fraction of the run's updates over which ``lambda_u`` rises from 0.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.class_thresholds.ClassThresholdsModule`, such as
+            :class:`~lightning_ssl.methods.families.ClassThresholdsModule`, such as
             ``class_thresholds``, and of :class:`SSLModule`.
 
     Raises:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_temperature
 from lightning_ssl.losses import cross_entropy, kl_divergence, pseudo_label_loss, softmax
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -29,7 +29,7 @@ class ReFixMatch(WeakStrongModule):
         lambda_u: Weight of the unlabelled losses relative to the labelled one, at least 0.
         temperature: T above 0, in logit units; below 1 it sharpens.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
             and of :class:`SSLModule`.
 
     Raises:

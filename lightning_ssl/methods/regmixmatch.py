@@ -15,9 +15,9 @@ from lightning_ssl.losses import (
     squared_error,
     weighted_cross_entropy,
 )
-from lightning_ssl.methods.partners import draw_partners, paste, select_rows
-from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.draws.partners import draw_partners, paste, select_rows
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.state.adaptive_thresholds import SelfAdaptiveThresholds
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -51,7 +51,7 @@ class RegMixMatch(WeakStrongModule):
         alpha_cam: The same for the others.
         decay: Of the averages behind the thresholds, in [0, 1).
         clip: Least and greatest :math:`\tau` of FreeMatch, both in [0, 1].
-        **kwargs: Arguments of :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule` and of
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule` and of
             :class:`SSLModule`.
 
     Raises:

@@ -11,14 +11,14 @@ from lightning_ssl.augment import CTAugmentProbe, View
 from lightning_ssl.augment.geometry import quarter_turns
 from lightning_ssl.checks import check_count, check_fraction, check_temperature, check_weights
 from lightning_ssl.losses import cross_entropy, mixup, sharpen, weighted_cross_entropy
-from lightning_ssl.methods.alignment import Alignment
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.imbalance import Imbalance
-from lightning_ssl.methods.imbalance_module import ImbalanceModule
-from lightning_ssl.methods.magnitudes import MagnitudesModule
-from lightning_ssl.methods.mixing import draw_mixup
-from lightning_ssl.methods.ramp import ramp_up
+from lightning_ssl.methods.corrections.alignment import Alignment
+from lightning_ssl.methods.corrections.logit_adjustment import Imbalance
+from lightning_ssl.methods.draws.magnitudes import MagnitudesModule
+from lightning_ssl.methods.draws.mixup import draw_mixup
+from lightning_ssl.methods.families.imbalance import ImbalanceModule
 from lightning_ssl.models import LinearHead, keep_statistics
+from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -53,7 +53,7 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
             on the command line. None for a running mean over labelled batches.
         **kwargs: ``augment``: ``randaugment`` for the strong views and weak labelled images, or the
             paper's ``ctaugment`` for both, which needs some hundred updates to find its magnitudes;
-            arguments of :class:`~lightning_ssl.methods.imbalance_module.ImbalanceModule`, whose
+            arguments of :class:`~lightning_ssl.methods.families.ImbalanceModule`, whose
             teacher is in the place of the alignment; and of :class:`SSLModule`; with
             CTAugment, ``ema_decay`` must be above 0.
 

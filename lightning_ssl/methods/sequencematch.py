@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_ssl.checks import check_temperature, check_weights
 from lightning_ssl.losses import cross_entropy, kl_divergence, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.class_memory import ClassMemory
+from lightning_ssl.state.class_memory import ClassMemory
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -31,7 +31,7 @@ class SequenceMatch(SSLModule):
         num_classes: Number of classes; taken from the data on the command line.
         num_unlabeled: Length of the unlabelled list; taken from the data on the command line.
         threshold: Confidence in [0, 1] that the best learnt class needs; others need less, see
-            :class:`~lightning_ssl.methods.class_memory.ClassMemory`.
+            :class:`~lightning_ssl.state.class_memory.ClassMemory`.
         lambda_u: Weight of the unlabelled losses relative to the labelled one, at least 0.
         temperature: T of the targets, above 0, in logit units; below 1 it sharpens.
         **kwargs: Arguments of :class:`SSLModule`.

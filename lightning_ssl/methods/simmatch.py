@@ -12,9 +12,9 @@ from lightning_ssl.losses import (
     unfold,
     weighted_cross_entropy,
 )
-from lightning_ssl.methods.bank import LabeledBank
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.embedding import EmbeddingModule
+from lightning_ssl.methods.families.embedding import EmbeddingModule
+from lightning_ssl.state.banks import LabeledBank
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -43,7 +43,7 @@ class SimMatch(EmbeddingModule):
         lambda_in: Weight of the loss of similarities, at least 0.
         bank_decay: Weight in [0, 1] of a labelled image's old embedding against its new one.
         warmup: Updates, at least 1, before the labelled images are compared with.
-        **kwargs: Arguments of :class:`~lightning_ssl.methods.embedding.EmbeddingModule`, such as
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.EmbeddingModule`, such as
             ``threshold``, ``smoothing`` and ``heads``, and of :class:`SSLModule`.
 
     Raises:

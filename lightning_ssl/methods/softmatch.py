@@ -7,8 +7,8 @@ from torch import Tensor, finfo, full_like, tensor
 from lightning_ssl.checks import check_positive
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import align, cross_entropy, softmax, weighted_cross_entropy
-from lightning_ssl.methods.averages import ExponentialMean, uniform
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.state.averages import ExponentialMean, uniform
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -34,7 +34,7 @@ class SoftMatch(WeakStrongModule):
             updates.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`, such as ``separate_weak``,
+            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
             and of :class:`SSLModule`.
 
     Raises:

@@ -10,9 +10,9 @@ from torch import Tensor
 from lightning_ssl.checks import check_temperature
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
-from lightning_ssl.methods.class_thresholds import ClassThresholdsModule
-from lightning_ssl.methods.ramp import progress
-from lightning_ssl.methods.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families.class_thresholds import ClassThresholdsModule
+from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.optim.ramps import progress
 from lightning_ssl.types import Batch, as_batch
 
 Annealing = Literal["linear", "exp", "log"]
@@ -49,8 +49,8 @@ class UDA(ClassThresholdsModule, WeakStrongModule):
             null for no annealing.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.class_thresholds.ClassThresholdsModule`, such as
-            ``class_thresholds``, of :class:`~lightning_ssl.methods.weak_strong.WeakStrongModule`,
+            :class:`~lightning_ssl.methods.families.ClassThresholdsModule`, such as
+            ``class_thresholds``, of :class:`~lightning_ssl.methods.families.WeakStrongModule`,
             such as ``separate_weak``, and of :class:`SSLModule`.
 
     Raises:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, entropy, vat_loss
-from lightning_ssl.methods.adversary import Adversary, draw_directions
 from lightning_ssl.methods.base import SSLModule, ViewSpec
-from lightning_ssl.methods.ramp import ramp_up
+from lightning_ssl.methods.draws.adversary import Adversary, draw_directions
 from lightning_ssl.models import keep_statistics
+from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
 

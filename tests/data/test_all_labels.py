@@ -1,6 +1,6 @@
 """Without an option that chooses labels every known one is trained on: the upper bound.
 
-Those of torchvision's data sets are in test_sources_torchvision.py.
+Those of torchvision's data sets are in sources/test_torchvision.py.
 """
 
 from collections.abc import Callable

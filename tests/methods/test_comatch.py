@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_ssl.methods import CoMatch
-from lightning_ssl.methods.bank import RecentBank
+from lightning_ssl.state.banks import RecentBank
 from lightning_ssl.types import Batch, Samples
 
 from by_hand import softmax

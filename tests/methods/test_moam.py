@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_ssl.losses import entropy, four_rotations, kl_divergence
 from lightning_ssl.methods import MOAM, S4LRotation
-from lightning_ssl.methods.adversary import Adversary, draw_directions
+from lightning_ssl.methods.draws.adversary import Adversary, draw_directions
 from lightning_ssl.types import Batch, Samples
 
 from runs import differences

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_ssl import methods
-from lightning_ssl.methods.teacher import TeacherModule
+from lightning_ssl.methods.families.teacher import TeacherModule
 from lightning_ssl.types import Batch, Samples
 
 from steps import at_update

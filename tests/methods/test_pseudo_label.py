@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_ssl.methods import PseudoLabel, pseudo_label
-from lightning_ssl.methods.ramp import ramp_up
+from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, Samples
 
 from by_hand import (

@@ -10,8 +10,8 @@ from torch.distributions import Beta
 
 from lightning_ssl.losses import resize_mix
 from lightning_ssl.methods import RegMixMatch
-from lightning_ssl.methods.partners import draw_box, draw_partners
-from lightning_ssl.methods.self_adaptive import SelfAdaptiveThresholds
+from lightning_ssl.methods.draws.partners import draw_box, draw_partners
+from lightning_ssl.state.adaptive_thresholds import SelfAdaptiveThresholds
 from lightning_ssl.types import Batch, Samples
 
 from by_hand import SelfAdaptive, softmax

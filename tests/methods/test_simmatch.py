@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_ssl.methods import SimMatch
-from lightning_ssl.methods.bank import LabeledBank
+from lightning_ssl.state.banks import LabeledBank
 from lightning_ssl.types import Batch, Samples
 
 from by_hand import softmax

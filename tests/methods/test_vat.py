@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_ssl.methods import VAT, SSLModule
-from lightning_ssl.methods.adversary import Adversary, draw_directions
+from lightning_ssl.methods.draws.adversary import Adversary, draw_directions
 from lightning_ssl.seeding import derive_seed
 from lightning_ssl.types import Batch, Samples
 

@@ -1,0 +1,265 @@
+"""Command line: choose a method and data by class name, run a trainer subcommand."""
+
+import ctypes
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import DocstringStyle
+from jsonargparse import Namespace, auto_cli, set_parsing_settings
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+
+import lightning_ssl
+from lightning_ssl.callbacks import PredictionWriter
+from lightning_ssl.cli.arguments import WORDS, classes, expand
+from lightning_ssl.cli.checkpoint import DATA, LINKED, TRAINED_ON, trained_on
+from lightning_ssl.cli.configs import CONFIGS
+from lightning_ssl.cli.errors import USER_ERRORS, check_nulls, explain, parameters
+from lightning_ssl.methods import SSLModule
+from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
+
+_UPDATES = 1000  # of a run that is given no length
+
+# Warnings of Lightning's that no user of the command line can act on, or that are not so: values
+# are logged every n steps of the run, however short its epochs.
+_FUTILE = (
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    r"The dirpath has changed from",
+    r"Total length of `list` across ranks is zero",
+    r"Checkpoint directory .* exists and is not empty",
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen on purpose
+)
+
+# Trying every docstring style costs a second of start-up.
+set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE)
+
+
+class SSLCLI(LightningCLI):
+    """Lightning's command line with short config names, one run folder and linked data sizes.
+
+    Args:
+        args: Arguments as typed, without the program's name.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        own: dict[str, Any] = {
+            "default_config_files": [str(CONFIGS / "trainer" / "default.yaml")],
+            "exit_on_error": False,
+            "allow_abbrev": False,  # a typo is an error
+        }
+        self._asked = args[0] if args else ""
+        from lightning_ssl.commands import COMMANDS
+
+        super().__init__(
+            SSLModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # the methods configure their own
+            seed_everything_default=0,
+            parser_kwargs={
+                "prog": "lightning-ssl",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "version": lightning_ssl.__version__,
+                "epilog": f"Further commands: {', '.join(COMMANDS)} (each with --help).",
+                **dict.fromkeys(self.subcommands(), own),
+            },
+            save_config_kwargs={"overwrite": True},
+            args=list(args),
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the one that was asked for: making the options of each takes long."""
+        known = LightningCLI.subcommands()
+        return {self._asked: known[self._asked]} if self._asked in known else known
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder and the prediction file, and link what the data knows."""
+        parser.set_defaults({"data": {"class_path": DATA}})
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder for checkpoints, logs and config; a new one under runs/ if not given.",
+        )
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        for name in LINKED:
+            parser.link_arguments(
+                "data",
+                f"model.init_args.{name}",
+                compute_fn=partial(self._ask_data, name),
+                apply_on="instantiate",
+            )
+
+    def _ask_data(self, name: str, data: LightningDataModule) -> Any:
+        """Value of a link; only asked for where the method has the argument, for it may read."""
+        config = self.config[self.subcommand]
+        if name not in parameters(classes()[config.model.class_path]):
+            return None
+        if name in TRAINED_ON and self.subcommand != "fit" and config.ckpt_path not in WORDS:
+            return trained_on(config.ckpt_path).get(name)  # images to predict have no labels
+        return getattr(data, name)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Resolve config names and take what a checkpoint knows, then parse."""
+        self.config = parser.parse_args(expand(args))
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: what the checkpoint knows came first, so that flags win over it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in the run folder; only training has logs and a stored config."""
+        config = self.config[self.subcommand]
+        for group in ("model", "data"):
+            check_nulls(group, config[group], classes().get(config[group].class_path), LINKED)
+        if self.subcommand == "fit":
+            config.run_dir = config.run_dir or _new_run_dir(config)
+            bounds = (config.trainer.max_epochs, config.trainer.max_time)
+            if config.trainer.max_steps == -1 and bounds == (None, None):
+                config.trainer.max_steps = _UPDATES
+            last = Path(config.run_dir, "checkpoints", "last.ckpt")
+            if last.exists() and config.ckpt_path is None:
+                raise ValueError(
+                    f"`run_dir` already holds a run, '{last}': give --ckpt_path last to continue "
+                    "it, or another folder."
+                )
+        else:
+            config.run_dir = config.run_dir or "runs"
+            config.trainer.logger = False
+            self.save_config_callback = None
+        if self.subcommand == "predict":
+            config.return_predictions = False
+            data = config.data.get("init_args", {})
+            if data.get("dataset") == "folder" and data.get("root") is None:
+                raise ValueError("`data.root` must be the folder of images to predict, got none.")
+        for flag, kind in (("progress_bar", "ProgressBar"), ("checkpointing", "Checkpoint")):
+            if config.trainer[f"enable_{flag}"] is False:
+                # Lightning takes the flag and such a callback as a contradiction.
+                given = config.trainer.callbacks or []
+                config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
+        config.trainer = _fill(config.trainer, config.run_dir)
+        config.trainer.default_root_dir = config.trainer.default_root_dir or config.run_dir
+
+    def before_fit(self) -> None:
+        """Say so where the default network would meet large photos."""
+        small = (WideResNet, PAWSWideResNet, ResNet20V2)
+        size = getattr(self.datamodule, "image_size", 0)
+        if size > 64 and isinstance(self.model.backbone, small):
+            rank_zero_warn(
+                f"The images have {size} pixels a side, and this network keeps that size through "
+                "a third of its layers: choose --model.backbone resnet18 or --data.image_size 64."
+            )
+
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        folder = self.config["fit"].run_dir
+        best = f"{folder}/checkpoints/best.ckpt"
+        rank_zero_info(f"Run folder: {folder}")
+        if Path(best).exists():
+            rank_zero_info(f"Use it: lightning-ssl predict --ckpt_path {best} --data.root IMAGES")
+
+
+def run(args: Sequence[str]) -> SSLCLI | None:
+    """Run a subcommand and return the command line object, for use from Python.
+
+    Args:
+        args: Arguments as typed, without the program's name.
+
+    Returns:
+        The object that holds ``trainer``, ``model`` and ``datamodule``; None for a command that is
+        not a trainer subcommand.
+    """
+    from lightning_ssl.commands import COMMANDS
+
+    _keep_memory()
+    for message in _FUTILE:
+        warnings.filterwarnings("ignore", message=message)
+    if args and args[0] in COMMANDS:
+        auto_cli(
+            COMMANDS[args[0]],
+            args=list(args[1:]),
+            as_positional=False,
+            prog=f"lightning-ssl {args[0]}",
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+        return None
+    return SSLCLI(args)
+
+
+def _keep_memory() -> None:
+    """Let glibc reuse freed blocks instead of giving each back to the system.
+
+    Training on the CPU frees and asks for the same large blocks in every step; faulting their
+    pages in again took a fifth of its time (benchmarks/step.py, --keep-memory).
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-4, 0)  # M_MMAP_MAX
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the console script.
+
+    Args:
+        args: Arguments as typed; None for those of the process. ``--traceback`` anywhere among
+            them shows where an error came from.
+
+    Raises:
+        SystemExit: With 2 after an error of the user's, with 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    traceback = "--traceback" in given
+    sys.path.append(os.getcwd())  # a console script would not find methods in this folder
+    try:
+        run([arg for arg in given if arg != "--traceback"])
+    except USER_ERRORS as error:
+        if traceback:
+            raise
+        print(error_line(error), file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        # A trainer takes Ctrl-C for itself, and exits with 1 while it is handled.
+        if not any(isinstance(e, KeyboardInterrupt) for e in (stopped, stopped.__context__)):
+            raise
+        raise SystemExit(130) from None  # as shells have it: 128 and the number of the signal
+
+
+def error_line(error: Exception) -> str:
+    """What is said of an error of the user's.
+
+    Args:
+        error: One of ``USER_ERRORS``.
+    """
+    return f"error: {explain(error, classes())}"
+
+
+def _new_run_dir(config: Namespace) -> str:
+    method = config.model.class_path.rpartition(".")[2]
+    dataset = config.data.init_args.get("dataset", config.data.class_path.rpartition(".")[2])
+    return str(Path("runs", f"{method}_{dataset}_{datetime.now():%Y%m%d-%H%M%S}"))
+
+
+def _fill(value: Any, run_dir: str) -> Any:
+    """Put the run folder where a config says ``{run_dir}``."""
+    if isinstance(value, str):
+        return value.replace("{run_dir}", run_dir)
+    if isinstance(value, Namespace):
+        return Namespace({k: _fill(v, run_dir) for k, v in vars(value).items()})
+    if isinstance(value, dict):
+        return {k: _fill(v, run_dir) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, run_dir) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""From a step of the plan to its batch of views."""

@@ -1,0 +1,1 @@
+"""Predicted classes as labels: the table, and what of it counts."""

@@ -1,0 +1,1 @@
+"""Which images are labelled, unlabelled and held out."""

@@ -1,0 +1,1 @@
+"""Corrections for imbalanced classes: objects that a method has."""

@@ -1,0 +1,1 @@
+"""What a step draws or searches for: MixUp, partners, adversarial changes, magnitudes."""

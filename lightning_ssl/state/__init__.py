@@ -1,0 +1,1 @@
+"""State that outlives a step: registered buffers, equal on all processes."""
