@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         *("losses", "augment", "models", "optim", "evaluation"),
         *("callbacks.ema", "callbacks.checks"),
     },
+    "__main__": {"cli"},
     "commands": None,
     "cli": None,
 }

@@ -10,6 +10,8 @@ from typing import Any, get_args
 from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_ssl.cli.arguments import classes
+
 USER_ERRORS = (
     ArgumentError,
     ValueError,
@@ -75,12 +77,21 @@ def check_nulls(group: str, config: Any, class_: Any, linked: Sequence[str]) -> 
             raise ValueError(f"`{group}.{name}` must be of type {kind}, got null.")
 
 
-def explain(error: Exception, classes: dict[str, Any]) -> str:
+def error_line(error: Exception) -> str:
+    """What is said of an error of the user's.
+
+    Args:
+        error: One of ``USER_ERRORS``.
+    """
+    return f"error: {explain(error, classes())}"
+
+
+def explain(error: Exception, known: dict[str, Any]) -> str:
     """The message of an error, without the parts that say nothing.
 
     Args:
         error: What was raised.
-        classes: Class path to class, for those whose options can be misspelled.
+        known: Class path to class, for those whose options can be misspelled.
     """
     # Our own error is the cause of what jsonargparse reports about it.
     reports = ("Does not validate", "Call to compute_fn")
@@ -92,14 +103,14 @@ def explain(error: Exception, classes: dict[str, Any]) -> str:
     if "Does not validate against" in text:
         lines = [line for line in text.splitlines() if not _NOISE.fullmatch(line)]
         text = " ".join(line.strip(" -") for line in lines)
-    return text + _suggest(text, classes)
+    return text + _suggest(text, known)
 
 
-def _suggest(text: str, classes: dict[str, Any]) -> str:
+def _suggest(text: str, known: dict[str, Any]) -> str:
     found = _MISSPELLED.search(text)
-    if found is None or found[1] not in classes:
+    if found is None or found[1] not in known:
         return ""
-    arguments = _arguments(classes[found[1]])
+    arguments = _arguments(known[found[1]])
     wrong = f"{found[2]}.{found[3]}" if found[2] else found[3]
     group, dot, _ = wrong.partition(".")
     if dot and group in arguments:

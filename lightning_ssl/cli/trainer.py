@@ -1,7 +1,6 @@
-"""Command line: choose a method and data by class name, run a trainer subcommand."""
+"""Lightning's command line for our methods and data, and what runs one of its subcommands."""
 
 import ctypes
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from docstring_parser import DocstringStyle
-from jsonargparse import Namespace, auto_cli, set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
@@ -21,7 +20,7 @@ from lightning_ssl.callbacks import PredictionWriter
 from lightning_ssl.cli.arguments import WORDS, classes, expand
 from lightning_ssl.cli.checkpoint import DATA, LINKED, TRAINED_ON, trained_on
 from lightning_ssl.cli.configs import CONFIGS
-from lightning_ssl.cli.errors import USER_ERRORS, check_nulls, explain, parameters
+from lightning_ssl.cli.errors import check_nulls, parameters
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
 
@@ -48,17 +47,16 @@ class SSLCLI(LightningCLI):
 
     Args:
         args: Arguments as typed, without the program's name.
+        further: Names of commands that ``--help`` points to.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, args: Sequence[str], further: Sequence[str] = ()) -> None:
         own: dict[str, Any] = {
             "default_config_files": [str(CONFIGS / "trainer" / "default.yaml")],
             "exit_on_error": False,
             "allow_abbrev": False,  # a typo is an error
         }
         self._asked = args[0] if args else ""
-        from lightning_ssl.commands import COMMANDS
-
         super().__init__(
             SSLModule,
             LightningDataModule,
@@ -71,7 +69,7 @@ class SSLCLI(LightningCLI):
                 "exit_on_error": False,
                 "allow_abbrev": False,
                 "version": lightning_ssl.__version__,
-                "epilog": f"Further commands: {', '.join(COMMANDS)} (each with --help).",
+                "epilog": f"Further commands: {', '.join(further)} (each with --help).",
                 **dict.fromkeys(self.subcommands(), own),
             },
             save_config_kwargs={"overwrite": True},
@@ -169,32 +167,25 @@ class SSLCLI(LightningCLI):
             rank_zero_info(f"Use it: lightning-ssl predict --ckpt_path {best} --data.root IMAGES")
 
 
-def run(args: Sequence[str]) -> SSLCLI | None:
-    """Run a subcommand and return the command line object, for use from Python.
+def run_trainer(args: Sequence[str], further: Sequence[str] = ()) -> SSLCLI:
+    """Run a subcommand of the trainer.
 
     Args:
         args: Arguments as typed, without the program's name.
+        further: Names of commands that ``--help`` points to.
 
     Returns:
-        The object that holds ``trainer``, ``model`` and ``datamodule``; None for a command that is
-        not a trainer subcommand.
+        The object that holds ``trainer``, ``model`` and ``datamodule``.
     """
-    from lightning_ssl.commands import COMMANDS
+    prepare_process()
+    return SSLCLI(args, further)
 
+
+def prepare_process() -> None:
+    """Keep freed memory, and Lightning's warnings that nobody can act on to itself."""
     _keep_memory()
     for message in _FUTILE:
         warnings.filterwarnings("ignore", message=message)
-    if args and args[0] in COMMANDS:
-        auto_cli(
-            COMMANDS[args[0]],
-            args=list(args[1:]),
-            as_positional=False,
-            prog=f"lightning-ssl {args[0]}",
-            exit_on_error=False,
-            allow_abbrev=False,
-        )
-        return None
-    return SSLCLI(args)
 
 
 def _keep_memory() -> None:
@@ -208,42 +199,6 @@ def _keep_memory() -> None:
         if mallopt is not None:
             mallopt(-4, 0)  # M_MMAP_MAX
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of the console script.
-
-    Args:
-        args: Arguments as typed; None for those of the process. ``--traceback`` anywhere among
-            them shows where an error came from.
-
-    Raises:
-        SystemExit: With 2 after an error of the user's, with 130 after Ctrl-C.
-    """
-    given = list(sys.argv[1:] if args is None else args)
-    traceback = "--traceback" in given
-    sys.path.append(os.getcwd())  # a console script would not find methods in this folder
-    try:
-        run([arg for arg in given if arg != "--traceback"])
-    except USER_ERRORS as error:
-        if traceback:
-            raise
-        print(error_line(error), file=sys.stderr)
-        raise SystemExit(2) from None
-    except (KeyboardInterrupt, SystemExit) as stopped:
-        # A trainer takes Ctrl-C for itself, and exits with 1 while it is handled.
-        if not any(isinstance(e, KeyboardInterrupt) for e in (stopped, stopped.__context__)):
-            raise
-        raise SystemExit(130) from None  # as shells have it: 128 and the number of the signal
-
-
-def error_line(error: Exception) -> str:
-    """What is said of an error of the user's.
-
-    Args:
-        error: One of ``USER_ERRORS``.
-    """
-    return f"error: {explain(error, classes())}"
 
 
 def _new_run_dir(config: Namespace) -> str:

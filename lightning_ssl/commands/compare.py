@@ -18,6 +18,7 @@ from rich.console import Console
 
 import lightning_ssl.methods as package
 from lightning_ssl.checks import check_count
+from lightning_ssl.commands.compare_check import check_fit
 from lightning_ssl.commands.compare_table import Run, read_accuracy, write_tables
 from lightning_ssl.commands.options import keep_method, split_options
 from lightning_ssl.data.loading.loader import available_cores
@@ -158,8 +159,6 @@ def _runs(
     settings: Sequence[tuple[int, int, int | None]],
 ) -> list[Run]:
     """Every method in every setting, the settings outermost: what is compared is done together."""
-    from lightning_ssl.commands.compare_check import check_fit  # that knows the command line
-
     labels = list(dict.fromkeys(number for _, number, _ in settings))
     # Now, so that a typo in the last one is found before the first one is trained.
     data = {name: check_fit(name, start, labels)["data"] for name, start in starts.items()}

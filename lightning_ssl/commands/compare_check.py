@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from lightning_ssl.augment import Views
-from lightning_ssl.cli import SSLCLI
 from lightning_ssl.cli.arguments import classes
 from lightning_ssl.cli.errors import USER_ERRORS
+from lightning_ssl.cli.trainer import SSLCLI
 from lightning_ssl.data.described import DescribedData
 from lightning_ssl.data.splits.make import label_counts, val_counts
 from lightning_ssl.methods import SSLModule

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
+from lightning_ssl.cli.functions import run_function
+from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.commands.options import read_options, split_options
+from lightning_ssl.commands.pseudo_label import pseudo_label
 from lightning_ssl.files import replacing
 
 
@@ -61,9 +64,9 @@ def moam(
             *_weights(folder / "step2", same=method2 == method3),
         ),
     ]
-    configs = [read_options(step.command) for step in fits]
+    configs = [read_options(_start, step.command) for step in fits]
     labelling = _label(folder, configs[0]["trainer"], label)
-    read_options(labelling.command)
+    read_options(_start, labelling.command)
     _run(folder, [fits[0], labelling, *fits[1:]])
 
 
@@ -114,8 +117,6 @@ def _weights(folder: Path, same: bool) -> tuple[str, ...]:
 
 def _run(folder: Path, steps: Sequence[_Step]) -> None:
     """Run the steps that are not finished, in order."""
-    from lightning_ssl.cli import run
-
     finished = _read(folder)
     for step in steps[: len(finished)]:
         if finished[step.name] != [*step.options]:
@@ -129,9 +130,17 @@ def _run(folder: Path, steps: Sequence[_Step]) -> None:
     begun = {step.name: _last(folder / step.name).exists() for step in left}
     for step in left:
         rank_zero_info(f"MOAM, {step.name}: lightning-ssl {shlex.join(step.command)}")
-        run([*step.command, *(("--ckpt_path", "last") if begun[step.name] else ())])
+        _start([*step.command, *(("--ckpt_path", "last") if begun[step.name] else ())])
         finished[step.name] = [*step.options]
         _record(folder, finished)
+
+
+def _start(command: Sequence[str]) -> None:
+    name, *args = command
+    if name == "fit":
+        run_trainer(command)
+    else:
+        run_function(pseudo_label, name, args)
 
 
 def _read(folder: Path) -> dict[str, list[str]]:

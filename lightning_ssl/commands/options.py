@@ -2,24 +2,23 @@
 
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
 import yaml
 
 
-def read_options(command: Sequence[str]) -> dict[str, Any]:
+def read_options(run: Callable[[Sequence[str]], object], command: Sequence[str]) -> dict[str, Any]:
     """Read the options of a command without running it.
 
     Args:
+        run: What runs it.
         command: The command as typed, without the program's name.
 
     Returns:
         Its options with all their defaults.
     """
-    from lightning_ssl.cli import run  # the command line knows the commands
-
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lightning_ssl.callbacks import Embeddings
 from lightning_ssl.cli.checkpoint import known_to_checkpoint
+from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.evaluation.projection import class_names, draw_projection
 
 
@@ -37,8 +38,6 @@ def project(
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If it knows no data, or ``output`` is no folder.
     """
-    from lightning_ssl.cli import run  # the command line knows the commands
-
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(f"`ckpt_path` must be a checkpoint file, got '{ckpt_path}'.")
     folder = Path(output)
@@ -46,7 +45,7 @@ def project(
         raise ValueError(f"`output` must be a folder, got the file '{output}'.")
     if "data" not in known_to_checkpoint(ckpt_path, predict=False):
         raise ValueError(f"`ckpt_path` must be of a run on SSLDataModule, got '{ckpt_path}'.")
-    cli = run(
+    cli = run_trainer(
         [
             *("test" if part == "test" else "validate", "--ckpt_path", ckpt_path),
             *("--trainer.callbacks+=lightning_ssl.callbacks.Embeddings",),
@@ -55,7 +54,6 @@ def project(
             *(() if root is None else ("--data.root", root)),
         ]
     )
-    assert cli is not None
     callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
     (found,) = [callback for callback in callbacks if isinstance(callback, Embeddings)]
     labels = class_names(found.targets, cli.datamodule.classes)

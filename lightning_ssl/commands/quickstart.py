@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lightning_ssl.augment import Views
 from lightning_ssl.commands.compare_table import percent, write_rows
+from lightning_ssl.commands.train_and_test import train_and_test
 from lightning_ssl.evaluation.figures import draw_curves, draw_views
 
 _METHODS = ("Supervised", "FixMatch")
@@ -65,9 +66,6 @@ def _run_dir(folder: Path, method: str, num_labels: int, seed: int) -> Path:
 def _train(
     method: str, num_labels: int, seed: int, max_steps: int, run_dir: Path
 ) -> dict[str, Any]:
-    # Imported here, because it is also run as a program of its own.
-    from lightning_ssl.commands.train_and_test import train_and_test
-
     command = [
         *("--model", method, "-c", "digits", "--data.num_labels", str(num_labels)),
         *("--model.backbone", "wrn_10_1", "--trainer.max_steps", str(max_steps)),

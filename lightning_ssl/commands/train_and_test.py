@@ -12,6 +12,8 @@ from typing import Any
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_ssl.cli.errors import USER_ERRORS, error_line
+from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.files import replacing
 
 
@@ -25,11 +27,8 @@ def train_and_test(command: Sequence[str]) -> dict[str, Any]:
         The metrics of the test by their logged names, ``seconds`` of training with its
         evaluations, those before an interruption included, and optimizer ``updates``.
     """
-    from lightning_ssl.cli import run  # the command line knows the commands
-
     # Checkpoints carry its time.
-    cli = run(["fit", *command, "--trainer.callbacks+=pytorch_lightning.callbacks.Timer"])
-    assert cli is not None
+    cli = run_trainer(["fit", *command, "--trainer.callbacks+=pytorch_lightning.callbacks.Timer"])
     trainer: Any = cli.trainer
     (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
     updates = trainer.global_step
@@ -41,9 +40,6 @@ def train_and_test(command: Sequence[str]) -> dict[str, Any]:
 
 def _main() -> None:
     """Write what `train_and_test` returns to the file of the first argument."""
-    from lightning_ssl.cli import error_line
-    from lightning_ssl.cli.errors import USER_ERRORS
-
     threading.Thread(target=_end_with_parent, daemon=True).start()
     path, *command = sys.argv[1:]
     try:

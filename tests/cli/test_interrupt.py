@@ -9,7 +9,7 @@ from lightning_ssl.cli import main
 
 from runs import SMALL
 
-entry = import_module("lightning_ssl.cli.trainer")  # the package's face hides it behind the function
+entry = import_module("lightning_ssl.cli.main")  # the package's face hides it behind the function
 
 
 def test_ctrl_c_ends_a_command_quietly(

@@ -1,0 +1,74 @@
+"""Entry point: dispatch to the trainer's subcommands and to the other commands."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from lightning_ssl.cli.errors import USER_ERRORS, error_line
+from lightning_ssl.cli.functions import run_function
+from lightning_ssl.cli.trainer import SSLCLI, prepare_process, run_trainer
+
+
+def commands() -> dict[str, Callable[..., None]]:
+    """Commands that are not trainer subcommands, by name."""
+    # Not above: each of them imports `cli.trainer`, and with it this package's face.
+    from lightning_ssl.commands.compare import compare
+    from lightning_ssl.commands.moam import moam
+    from lightning_ssl.commands.probe import probe
+    from lightning_ssl.commands.project import project
+    from lightning_ssl.commands.pseudo_label import pseudo_label
+    from lightning_ssl.commands.quickstart import quickstart
+
+    return {
+        "compare": compare,
+        "moam": moam,
+        "probe": probe,
+        "project": project,
+        "pseudo-label": pseudo_label,
+        "quickstart": quickstart,
+    }
+
+
+def run(args: Sequence[str]) -> SSLCLI | None:
+    """Run a command and return the command line object, for use from Python.
+
+    Args:
+        args: Arguments as typed, without the program's name.
+
+    Returns:
+        The object that holds ``trainer``, ``model`` and ``datamodule``; None for a command that is
+        not a trainer subcommand.
+    """
+    known = commands()
+    if not args or args[0] not in known:
+        return run_trainer(args, further=tuple(known))
+    prepare_process()
+    run_function(known[args[0]], args[0], args[1:])
+    return None
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the console script.
+
+    Args:
+        args: Arguments as typed; None for those of the process. ``--traceback`` anywhere among
+            them shows where an error came from.
+
+    Raises:
+        SystemExit: With 2 after an error of the user's, with 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    traceback = "--traceback" in given
+    sys.path.append(os.getcwd())  # a console script would not find methods in this folder
+    try:
+        run([arg for arg in given if arg != "--traceback"])
+    except USER_ERRORS as error:
+        if traceback:
+            raise
+        print(error_line(error), file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        # A trainer takes Ctrl-C for itself, and exits with 1 while it is handled.
+        if not any(isinstance(e, KeyboardInterrupt) for e in (stopped, stopped.__context__)):
+            raise
+        raise SystemExit(130) from None  # as shells have it: 128 and the number of the signal
