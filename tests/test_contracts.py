@@ -1,6 +1,7 @@
 """Rules of the code base as a whole: imports, configs, sizes, the wheel."""
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -15,79 +16,163 @@ import pytest
 import yaml
 
 import lightning_ssl
+from lightning_ssl import methods
 from lightning_ssl.cli import run
 from lightning_ssl.cli.configs import CONFIGS
+from lightning_ssl.methods import SSLModule
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightning_ssl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Part of the package to the parts it may import; a part is a module or a folder beside `__init__`.
-# "callbacks.ema" means that module alone. Where `None` stands everything is allowed.
-MAY_IMPORT: dict[str, set[str] | None] = {
-    "__init__": set(),
-    "types": set(),
-    "seeding": set(),
-    "distributed": set(),
-    "checks": set(),
-    "files": set(),
+# Room of the package to the rooms it may import besides itself; a room is a folder or a module, and
+# a module is in the innermost room that is named here. `data` and `methods` never meet.
+LEAVES = {"types", "seeding", "distributed", "checks", "files"}
+MAY_IMPORT: dict[str, set[str]] = {
+    **{leaf: set() for leaf in LEAVES},
     "losses": {"types"},
     "state": {"types", "distributed", "checks", "losses"},
-    "augment": {"types", "seeding", "checks", "state.wide_buffers"},
+    "augment": {"types", "seeding", "checks", "state"},
     "models": {"types"},
     "optim": {"types"},
     "evaluation": {"types", "checks", "losses", "augment"},
-    "callbacks": {"types", "seeding", "checks", "evaluation"},
+    "callbacks": {"types", "seeding", "checks", "files", "evaluation"},
     "data": {"types", "seeding", "checks", "files", "augment"},
-    "methods": {
-        *("types", "seeding", "distributed", "checks", "state"),
-        *("losses", "augment", "models", "optim", "evaluation"),
-        *("callbacks.ema", "callbacks.checks"),
-    },
-    "__main__": {"cli"},
-    "commands": None,
-    "cli": None,
+    "methods.base": LEAVES
+    | {"losses", "state", "augment", "models", "optim", "evaluation", "callbacks"},
+    "methods.draws": LEAVES | {"losses", "augment", "models"},
+    "methods.corrections": LEAVES | {"losses", "state", "models", "optim", "methods.base"},
+    "methods.families": LEAVES
+    | {"losses", "state", "models", "evaluation", "callbacks"}
+    | {"methods.base", "methods.corrections"},
+    "methods": LEAVES
+    | {"losses", "state", "augment", "models", "optim", "evaluation"}
+    | {"methods.base", "methods.draws", "methods.corrections", "methods.families"},
+    "cli.trainer": LEAVES | {"__init__", "models", "callbacks", "data", "methods", "cli"},
+    "cli": LEAVES | {"optim", "models", "callbacks", "data", "methods"},
+    "commands": LEAVES
+    | {"losses", "augment", "models", "evaluation", "callbacks", "data", "methods"}
+    | {"cli", "cli.trainer"},
+    # The entry points; nothing imports them but each other, see `test_nobody_imports_the_entry`.
+    "cli.main": LEAVES | {"cli", "cli.trainer", "commands"},
+    "cli.__init__": {"cli.main", "cli.trainer"},
+    "__main__": {"cli.main"},
+    "__init__": set(),
 }
+ENTRY = {"cli.main", "cli.__init__", "__main__"}
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    """A module by its path in the package; the face of a folder ends with `__init__`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+NAMES = {name_of(path): path for path in MODULES}
+
+
+def room_of(name: str) -> str:
+    """The innermost room that is named."""
+    parts = name.split(".")
+    rooms = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((room for room in rooms if room in MAY_IMPORT), f"no rule names {name}")
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of the package that a module imports, anywhere in it, without the package's name."""
+    """Modules of the package that a module imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {module_of(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            module = node.module or ""
-            # `from lightning_ssl import data` names a module by what it imports.
-            is_root = module == "lightning_ssl"
-            found |= {f"{module}.{a.name}" for a in node.names} if is_root else {module}
-    inside = {name for name in found if name.split(".")[0] == "lightning_ssl"}
-    return {name.partition(".")[2] for name in inside if name != "lightning_ssl"}
+            found |= {module_of(node.module or "", alias.name) for alias in node.names}
+    return {name for name in found if name}
 
 
-def test_the_table_names_every_part() -> None:
-    assert {part_of(path) for path in MODULES} == set(MAY_IMPORT)
+def module_of(module: str, name: str) -> str:
+    """What ``from module import name`` imports: a module, or the one that has the name."""
+    top, _, inner = module.partition(".")
+    if top != "lightning_ssl":
+        return ""
+    prefix = f"{inner}." if inner else ""
+    known = (f"{prefix}{name}", f"{prefix}{name}.__init__", inner, f"{prefix}__init__")
+    return next(candidate for candidate in known if candidate in NAMES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports(path: Path) -> None:
-    own = part_of(path)
-    allowed = MAY_IMPORT[own]
-    if allowed is None:
-        return
-    others = {name for name in imported(path) if name.split(".")[0] != own}
-    assert {n for n in others if n not in allowed and n.split(".")[0] not in allowed} == set()
+GRAPH = {name: imported(path) - {name} for name, path in NAMES.items()}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_sizes(path: Path) -> None:
-    is_method = part_of(path) == "methods" and path.stem not in ("base", "projection", "__init__")
-    assert len(path.read_text().splitlines()) <= (160 if is_method else 350)
+@pytest.mark.parametrize("name", GRAPH)
+def test_a_module_imports_what_its_room_may(name: str) -> None:
+    own = room_of(name)
+    assert own in MAY_IMPORT, own
+    rooms = {room_of(other) for other in GRAPH[name]}
+    assert rooms - MAY_IMPORT[own] - {own} == set()
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, by what each of them reaches."""
+    reached = {name: set(others) for name, others in graph.items()}
+    while True:
+        wider = {
+            name: others.union(*(reached[other] for other in others))
+            for name, others in reached.items()
+        }
+        if wider == reached:
+            return [sorted(reached[name]) for name in graph if name in reached[name]]
+        reached = wider
+
+
+def test_no_circle() -> None:
+    assert circles(GRAPH) == []
+    rooms: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    for name, others in GRAPH.items():
+        rooms[room_of(name)] |= {room_of(other) for other in others} - {room_of(name)}
+    assert circles(rooms) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})[0] == ["a", "b", "c"]
+
+
+def test_nobody_imports_the_entry() -> None:
+    for name in set(GRAPH) - ENTRY:
+        assert GRAPH[name] & ENTRY == set(), name
+
+
+def test_every_room_is_there() -> None:
+    assert {room_of(name) for name in GRAPH} == set(MAY_IMPORT)
+
+
+METHODS = [getattr(methods, name) for name in methods.__all__]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_a_method_is_read_through_few_classes(method: type) -> None:
+    own = [class_ for class_ in method.__mro__ if class_.__module__.startswith("lightning_ssl.")]
+    assert len(own) <= 4
+    families = [class_ for class_ in own if ".families." in class_.__module__]
+    assert len(families) <= 1
+
+
+def test_the_methods_folder_lists_methods() -> None:
+    files = {path.stem for path in (PACKAGE / "methods").glob("*.py")} - {"__init__", "base"}
+    assert files == {m.__module__.rpartition(".")[2] for m in METHODS if m is not SSLModule}
+
+
+# Words of a decision that belongs to the object that was composed in.
+BRANCHES = re.compile(r"\bif [^\n]*(imbalance|unbalanced|correction|isinstance|type\()")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_no_step_branches_on_a_correction(method: Any) -> None:
+    assert BRANCHES.findall(inspect.getsource(method.training_step)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes(name: str) -> None:
+    limits = {"methods": 160, "methods.base": 400}  # the base is what all methods share
+    assert len(NAMES[name].read_text().splitlines()) <= limits.get(room_of(name), 350)
 
 
 def test_losses_and_augmentation_need_no_lightning() -> None:

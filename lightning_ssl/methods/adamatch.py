@@ -10,7 +10,7 @@ from lightning_ssl.checks import check_fraction
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import align, cross_entropy, promote, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.state.averages import ExponentialMean, RunningMean, WindowMean, uniform
@@ -47,10 +47,8 @@ class AdaMatch(WeakStrongModule):
             alone, and to take an exponential mean for :math:`p_U`, too, as USB does.
         ramp: Fraction of the run's updates over which ``lambda_u`` rises from 0, along half a
             cosine; USB has 0.
-        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
-            and of :class:`SSLModule`.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -64,10 +62,9 @@ class AdaMatch(WeakStrongModule):
         window: int = 128,
         simple: bool = False,
         ramp: float = 0.5,
-        lambda_u: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, lambda_u, **kwargs)
+        super().__init__(num_classes, **kwargs)
         self.threshold = check_fraction("threshold", threshold)
         self.ramp, self.simple = check_fraction("ramp", ramp), simple
         start = uniform(num_classes)
@@ -88,21 +85,25 @@ class AdaMatch(WeakStrongModule):
         x = batch.labeled
         images_x = torch.cat([x.views[name] for name in self.views["labeled"]], dim=1)
         together = batch._replace(labeled=x._replace(views={"weak": images_x}))
-        logits_x, logits_weak, logits_strong = self.predict_views(together)
+        features, target = self.embed_views(together), x.target.repeat(len(self.views["labeled"]))
+        logits_x, logits_weak, logits_strong = map(self.head, features)
         if not self.simple:
             logits_x = self._interpolate(logits_x, images_x[0])
-        loss_x = cross_entropy(logits_x, x.target.repeat(len(self.views["labeled"])))
+        loss_x = cross_entropy(self.imbalance.labeled(logits_x), target)
 
-        probs_x, probs_u = softmax(logits_x[: len(x.target)].detach()), softmax(logits_weak)
+        probs_x = softmax(logits_x[: len(x.target)].detach())
+        probs_u = self.imbalance.teach(logits_weak, x.target, self)
         self.labeled_probs.update(probs_x.mean(dim=0))
         self.unlabeled_probs.update(probs_u.mean(dim=0))
         probs = align(probs_u, self.labeled_probs.value, self.unlabeled_probs.value)
         threshold = self.threshold * mean_over_ranks(probs_x.amax(dim=1).mean())
+        logits_strong = self.imbalance.learn(logits_strong)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=threshold)
+        further = self.imbalance.losses(lambda: features, target, self)
         weight = 0.5 - 0.5 * math.cos(math.pi * ramp_up(self, self.ramp))
-        loss = loss_x + weight * self.lambda_u * loss_u
+        loss = loss_x + weight * self.lambda_u * loss_u + sum(further.values())
 
-        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_losses(loss, x=loss_x, u=loss_u, **further)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         self.log("train/threshold", threshold)
         self.log_classes("labeled_share", self.labeled_probs.value)
@@ -112,5 +113,5 @@ class AdaMatch(WeakStrongModule):
     def _interpolate(self, logits: Tensor, images: Tensor) -> Tensor:
         """Logits of labelled images, each at a random place towards those of a pass alone."""
         with keep_statistics(self):
-            alone = promote(self(images))
+            alone = promote(self.head(self.embed(images)))
         return promote(logits).lerp(alone, torch.rand_like(alone))

@@ -17,7 +17,6 @@ from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
 from lightning_ssl.evaluation import evaluation_metrics
 from lightning_ssl.losses import softmax
-from lightning_ssl.methods.logs import LoggingModule
 from lightning_ssl.models import LinearHead, build_backbone, layer_scales, load_weights
 from lightning_ssl.optim import (
     Optimizer,
@@ -31,8 +30,13 @@ from lightning_ssl.types import Batch, as_batch
 
 ViewSpec = Mapping[str, Mapping[str, Any]]
 
+# Views that several methods declare.
+WEAK: ViewSpec = {"labeled": {"weak": 1}, "unlabeled": {"weak": 1}}
+WEAK_PAIR: ViewSpec = {"labeled": {"weak": 1}, "unlabeled": {"weak": 2}}
+WEAK_STRONG: ViewSpec = {"labeled": {"weak": 1}, "unlabeled": {"weak": 1, "strong": 1}}
 
-class SSLModule(LoggingModule, ABC):
+
+class SSLModule(pl.LightningModule, ABC):
     """Base of the methods. A method adds its losses in ``training_step`` and names its ``views``.
 
     Args:
@@ -58,6 +62,8 @@ class SSLModule(LoggingModule, ABC):
 
     labeled_order: ClassVar[str] = "shuffled"
     """Order of the labelled images where ``data.labeled_order`` does not say."""
+
+    _batch_size = 1  # of labelled images, for the weights of logged means
 
     def __init__(
         self,
@@ -94,6 +100,7 @@ class SSLModule(LoggingModule, ABC):
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.backbone.to(memory_format=torch.channels_last)
         self.classifier: nn.Module = LinearHead(self.num_features, num_classes)
+        self.unbalanced: nn.Module | None = None
         metrics = evaluation_metrics(num_classes)
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -125,6 +132,11 @@ class SSLModule(LoggingModule, ABC):
         """
         features: Tensor = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return features
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier of the method's own losses, where a balanced one predicts in its place."""
+        return self.classifier if self.unbalanced is None else self.unbalanced
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images.
@@ -227,7 +239,71 @@ class SSLModule(LoggingModule, ABC):
         if batch.step is not None:
             keys = (global_seed(), "step", int(batch.step), self.global_rank)
             torch.manual_seed(derive_seed(*keys))
-        self.log_rate()
+        if self._writes_step:  # a number has to reach the device
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    # Logging, by the names of docs/methods
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log with the labelled batch size, which Lightning cannot see in nested views."""
+        if kwargs.get("batch_size") is None:
+            kwargs["batch_size"] = self._batch_size
+        super().log(name, value, *args, **kwargs)
+
+    def log_losses(self, loss: Tensor, **parts: Tensor) -> None:
+        """Log ``train/loss`` and ``train/loss_<name>`` for each of its parts, before their weights.
+
+        Args:
+            loss: The whole loss.
+            **parts: Its parts by name.
+        """
+        self.log("train/loss", loss)
+        self.log_dict({f"train/loss_{name}": value for name, value in parts.items()})
+
+    def log_pseudo_labels(self, probs: Tensor, mask: Tensor, hidden_target: Tensor | None) -> None:
+        """Log ``train/mask_rate`` and, where classes are known, ``train/pseudo_acc``.
+
+        Args:
+            probs: Probabilities that teach, ``(B, C)``.
+            mask: Rows that count, ``(B,)``, bool.
+            hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
+        """
+        self.log("train/mask_rate", mask.float().mean())
+        self.log_pseudo_accuracy(probs, hidden_target, mask)
+
+    def log_pseudo_accuracy(
+        self, probs: Tensor, hidden_target: Tensor | None, mask: Tensor | None = None
+    ) -> None:
+        """Log ``train/pseudo_acc``, where classes are known.
+
+        Args:
+            probs: Probabilities that teach, ``(B, C)``.
+            hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
+            mask: Rows that count, ``(B,)``, bool; None for all.
+        """
+        if hidden_target is not None:
+            known = hidden_target >= 0
+            kept = known if mask is None else mask & known
+            right = kept & (probs.argmax(dim=1) == hidden_target)
+            # Undefined, not zero, where nothing is kept.
+            self.log("train/pseudo_acc", right.sum() / kept.sum())
+
+    def log_classes(self, name: str, values: Tensor) -> None:
+        """Log a value of each class as ``train/<name>_<class>``, in the steps that are written.
+
+        Args:
+            name: What the values are.
+            values: ``(C,)``.
+        """
+        if self._writes_step:
+            self.log_dict({f"train/{name}_{c}": value for c, value in enumerate(values.unbind())})
+
+    @property
+    def _writes_step(self) -> bool:
+        if self._trainer is None:  # a step by hand, which `log` allows, too
+            return False
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(interval) and (self.trainer.fit_loop.total_batch_idx + 1) % interval == 0
 
     # Evaluation
 

@@ -15,7 +15,7 @@ from lightning_ssl.losses import (
     weighted_cross_entropy,
 )
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.families.embedding import EmbeddingModule
+from lightning_ssl.methods.families import EmbeddingModule
 from lightning_ssl.state.banks import RecentBank
 from lightning_ssl.types import Batch, as_batch
 

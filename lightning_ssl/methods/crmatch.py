@@ -14,7 +14,7 @@ from lightning_ssl.losses import (
     rotation_labels,
     softmax,
 )
-from lightning_ssl.methods.base import SSLModule, ViewSpec
+from lightning_ssl.methods.base import WEAK_STRONG, SSLModule, ViewSpec
 from lightning_ssl.models import ProjectionHead, features_and_map
 from lightning_ssl.types import Batch, as_batch
 
@@ -74,7 +74,7 @@ class CRMatch(SSLModule):
     @property
     def views(self) -> ViewSpec:
         """A weak view of every image, and a strong one of the unlabelled images."""
-        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1, "strong": 1}}
+        return WEAK_STRONG
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of four losses, see :meth:`SSLModule.training_step`."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_ssl.checks import check_fraction, check_positive, check_temperature
-from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.losses import confident, cross_entropy, sharpen, weighted_cross_entropy
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.optim.ramps import progress
 from lightning_ssl.state.averages import WindowMean
 from lightning_ssl.types import Batch, as_batch
@@ -41,10 +41,8 @@ class Dash(WeakStrongModule):
         rho_scale: Factor C of the threshold's start, above 0.
         rho_min: Where the threshold stays, in nats, above 0; 0.05 is a confidence of 0.951.
         temperature: T of soft targets, above 0; 1 does not sharpen.
-        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
-            and of :class:`SSLModule`.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -59,10 +57,9 @@ class Dash(WeakStrongModule):
         rho_scale: float = 1.0001,
         rho_min: float = 0.05,
         temperature: float = 0.5,
-        lambda_u: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, lambda_u, **kwargs)
+        super().__init__(num_classes, **kwargs)
         if not 2**-24 <= period <= 1:
             raise ValueError(f"`period` must be in [2**-24, 1], got {period}.")
         if not 1 <= gamma < math.inf:
@@ -80,24 +77,23 @@ class Dash(WeakStrongModule):
         done = progress(self, "`model` must not be Dash")
         periods = (_exact(done) - _exact(self.warmup)) // _exact(self.period)
         if periods < 0:
-            (logits_x,) = self.forward_together(batch.labeled.views["weak"])
-            loss_x = cross_entropy(logits_x[0], batch.labeled.target)
+            logits_x = self.head(self.embed(batch.labeled.views["weak"][0]))
+            loss_x = cross_entropy(self.imbalance.labeled(logits_x), batch.labeled.target)
             self.rho_start.update(loss_x)
             self.log_losses(loss_x, x=loss_x)
             return loss_x
 
-        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
-        probs = softmax(logits_weak)
         rho = self.rho_start.value * (self.rho_scale * self.gamma**-periods)
         # The loss of the most probable class is minus the logarithm of its probability.
         label, mask = confident(probs, torch.exp(-rho.clamp(min=self.rho_min)))
         hard = functional.one_hot(label, self.num_classes).to(probs)
         target = hard.where(rho <= self.rho_min, sharpen(probs, temperature=self.temperature))
         loss_u = weighted_cross_entropy(logits_strong, target, mask)
-        loss = loss_x + self.lambda_u * loss_u
+        loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
-        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_losses(loss, x=loss_x, u=loss_u, **further)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         self.log("train/rho", rho.clamp(min=self.rho_min))
         return loss

@@ -6,12 +6,11 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss
-from lightning_ssl.methods.families.imbalance import ImbalanceModule
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 
 
-class FixMatch(ImbalanceModule, WeakStrongModule):
+class FixMatch(WeakStrongModule):
     r"""FixMatch: the strong view learns the label that the weak view is confident of.
 
     .. math::
@@ -27,38 +26,25 @@ class FixMatch(ImbalanceModule, WeakStrongModule):
     Args:
         num_classes: Number of classes; taken from the data on the command line.
         threshold: Confidence in [0, 1] above which a pseudo-label counts.
-        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.ImbalanceModule`, such as ``imbalance``,
-            of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
-            ``separate_weak``, and of :class:`SSLModule`.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
     """
 
-    def __init__(
-        self, num_classes: int, threshold: float = 0.95, lambda_u: float = 1.0, **kwargs: Any
-    ) -> None:
-        super().__init__(num_classes, lambda_u=lambda_u, **kwargs)
+    def __init__(self, num_classes: int, threshold: float = 0.95, **kwargs: Any) -> None:
+        super().__init__(num_classes, **kwargs)
         self.threshold = check_fraction("threshold", threshold)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
-        features, target = self.embed_views(batch), batch.labeled.target
-        logits_x, logits_weak, logits_strong = map(self.head, features)
-
-        loss_x = cross_entropy(self.imbalance.labeled(logits_x), target)
-        probs = self.imbalance.teach(logits_weak, self)
-        logits_strong = self.imbalance.learn(logits_strong)
+        logits_x, probs, logits_strong, further = self.predict_views(batch)
+        loss_x = cross_entropy(logits_x, batch.labeled.target)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
-        losses = {"x": loss_x, "u": loss_u}
-        loss = loss_x + self.lambda_u * loss_u
-        if self.unbalanced is not None:
-            losses["balanced"] = self.balanced_loss(*features, target)
-            loss = loss + losses["balanced"]
+        loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
-        self.log_losses(loss, **losses)
+        self.log_losses(loss, x=loss_x, u=loss_u, **further)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         return loss

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.losses import cross_entropy, pseudo_label_loss
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.state.class_memory import ClassMemory, Mapping
 from lightning_ssl.types import Batch, as_batch
 
@@ -33,10 +33,8 @@ class FlexMatch(WeakStrongModule):
             ``concave``.
         warmup: Whether the images that were never predicted with confidence keep the thresholds
             low.
-        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
-            and of :class:`SSLModule`.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -49,22 +47,20 @@ class FlexMatch(WeakStrongModule):
         threshold: float = 0.95,
         mapping: Mapping = "convex",
         warmup: bool = True,
-        lambda_u: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, lambda_u, **kwargs)
+        super().__init__(num_classes, **kwargs)
         self.memory = ClassMemory(num_classes, num_unlabeled, threshold, mapping, warmup)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
-        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
-        probs = softmax(logits_weak)
         thresholds = self.memory.thresholds_for(probs, batch.unlabeled.index, self)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
-        loss = loss_x + self.lambda_u * loss_u
+        loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
-        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_losses(loss, x=loss_x, u=loss_u, **further)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         return loss

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_ssl.checks import check_weights
-from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.losses import cross_entropy, pseudo_label_loss
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.state.adaptive_thresholds import SelfAdaptiveThresholds
 from lightning_ssl.types import Batch, as_batch
 
@@ -31,10 +31,8 @@ class FreeMatch(WeakStrongModule):
         decay: Decay of the running means, in [0, 1); the paper has 0.999, which needs thousands of
             updates.
         clip: Least and greatest :math:`\tau`, both in [0, 1]; the paper has 0.9 and 0.95 on SVHN.
-        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
-            and of :class:`SSLModule`.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -46,10 +44,9 @@ class FreeMatch(WeakStrongModule):
         lambda_fairness: float = 0.001,
         decay: float = 0.99,
         clip: tuple[float, float] = (0.0, 1.0),
-        lambda_u: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, lambda_u, **kwargs)
+        super().__init__(num_classes, **kwargs)
         check_weights(lambda_fairness=lambda_fairness)
         self.lambda_fairness = lambda_fairness
         self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip)
@@ -57,16 +54,16 @@ class FreeMatch(WeakStrongModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled, unlabelled and fairness loss, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
-        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
-        probs = softmax(logits_weak)
         self.adaptive.update(probs)
         thresholds = self.adaptive.thresholds()
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
         loss_fairness = self.adaptive.fairness(logits_strong, mask)
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * loss_fairness
+        loss = loss + sum(further.values())
 
-        self.log_losses(loss, x=loss_x, u=loss_u, fairness=loss_fairness)
+        self.log_losses(loss, x=loss_x, u=loss_u, fairness=loss_fairness, **further)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         self.log_classes("threshold", thresholds)
         return loss

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, softmax, squared_error
-from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.families.teacher import TeacherModule
+from lightning_ssl.methods.base import WEAK_PAIR, ViewSpec
+from lightning_ssl.methods.families import TeacherModule
 from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
@@ -46,7 +46,7 @@ class MeanTeacher(TeacherModule):
     @property
     def views(self) -> ViewSpec:
         """A weak view of each labelled image, two of each unlabelled one."""
-        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 2}}
+        return WEAK_PAIR
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""

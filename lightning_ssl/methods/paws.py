@@ -15,7 +15,7 @@ from lightning_ssl.losses import (
     soft_nearest_neighbors,
 )
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.families.projection import ProjectionModule
+from lightning_ssl.methods.families import ProjectionModule
 from lightning_ssl.types import Batch, as_batch
 
 

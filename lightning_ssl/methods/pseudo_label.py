@@ -6,13 +6,13 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.families.class_thresholds import ClassThresholdsModule
+from lightning_ssl.methods.base import WEAK, SSLModule, ViewSpec
 from lightning_ssl.optim.ramps import ramp_up
+from lightning_ssl.state.class_memory import build_thresholds
 from lightning_ssl.types import Batch, as_batch
 
 
-class PseudoLabel(ClassThresholdsModule):
+class PseudoLabel(SSLModule):
     r"""Pseudo-label in one stage: confident predictions become labels in the same step.
 
     .. math::
@@ -31,9 +31,11 @@ class PseudoLabel(ClassThresholdsModule):
         threshold: Confidence in [0, 1] above which a pseudo-label counts.
         lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
         ramp: Fraction of the run's updates over which ``lambda_u`` rises from 0.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.ClassThresholdsModule`, such as
-            ``class_thresholds``, and of :class:`SSLModule`.
+        class_thresholds: Whether the threshold is FlexMatch's of each class, at most ``threshold``,
+            see :class:`~lightning_ssl.state.class_memory.ClassMemory`.
+        num_unlabeled: Length of the unlabelled list, which class thresholds need; taken from the
+            data on the command line.
+        **kwargs: Arguments of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -45,16 +47,19 @@ class PseudoLabel(ClassThresholdsModule):
         threshold: float = 0.95,
         lambda_u: float = 1.0,
         ramp: float = 0.4,
+        class_thresholds: bool = False,
+        num_unlabeled: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, threshold, **kwargs)
+        super().__init__(num_classes, **kwargs)
+        self.memory = build_thresholds(threshold, num_classes, num_unlabeled, class_thresholds)
         check_weights(lambda_u=lambda_u)
         self.lambda_u, self.ramp = lambda_u, check_fraction("ramp", ramp)
 
     @property
     def views(self) -> ViewSpec:
         """A weak view of every image."""
-        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1}}
+        return WEAK
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
@@ -63,8 +68,8 @@ class PseudoLabel(ClassThresholdsModule):
         (logits_x,), (logits_u,) = self.forward_together(x.views["weak"], u.views["weak"])
         loss_x = cross_entropy(logits_x, x.target)
         probs = softmax(logits_u.detach())
-        threshold = self.threshold_for(probs, u.index)
-        loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=threshold)
+        thresholds = self.memory.thresholds_for(probs, u.index, self)
+        loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=thresholds)
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
 
         self.log_losses(loss, x=loss_x, u=loss_u)

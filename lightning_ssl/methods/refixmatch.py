@@ -1,12 +1,12 @@
 """ReFixMatch: FixMatch that also learns from the predictions it is not confident of."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_temperature
 from lightning_ssl.losses import cross_entropy, kl_divergence, pseudo_label_loss, softmax
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 
 
@@ -26,32 +26,35 @@ class ReFixMatch(WeakStrongModule):
     Args:
         num_classes: Number of classes; taken from the data on the command line.
         threshold: Confidence in [0, 1] from which on a pseudo-label is hard.
-        lambda_u: Weight of the unlabelled losses relative to the labelled one, at least 0.
         temperature: T above 0, in logit units; below 1 it sharpens.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
-            and of :class:`SSLModule`.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``lambda_u`` (of both unlabelled losses) but not ``imbalance``, and of
+            :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
     """
 
+    no_correction: ClassVar[str | None] = (
+        "which learns from logits, where corrections give probabilities"
+    )
+
     def __init__(
         self,
         num_classes: int,
         threshold: float = 0.95,
-        lambda_u: float = 1.0,
+        *,
         temperature: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, lambda_u, **kwargs)
+        super().__init__(num_classes, **kwargs)
         self.threshold = check_fraction("threshold", threshold)
         self.temperature = check_temperature(temperature)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus both unlabelled losses, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
-        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        logits_x, logits_weak, logits_strong = map(self.head, self.embed_views(batch))
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         probs = softmax(logits_weak)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)

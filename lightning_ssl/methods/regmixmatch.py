@@ -11,12 +11,11 @@ from lightning_ssl.losses import (
     confident,
     cross_entropy,
     pseudo_label_loss,
-    softmax,
     squared_error,
     weighted_cross_entropy,
 )
 from lightning_ssl.methods.draws.partners import draw_partners, paste, select_rows
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.state.adaptive_thresholds import SelfAdaptiveThresholds
 from lightning_ssl.types import Batch, as_batch
 
@@ -51,8 +50,8 @@ class RegMixMatch(WeakStrongModule):
         alpha_cam: The same for the others.
         decay: Of the averages behind the thresholds, in [0, 1).
         clip: Least and greatest :math:`\tau` of FreeMatch, both in [0, 1].
-        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule` and of
-            :class:`SSLModule`.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``separate_weak`` and ``imbalance``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -83,9 +82,8 @@ class RegMixMatch(WeakStrongModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """FreeMatch's loss plus those of mixed images, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
-        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
-        probs = softmax(logits_weak)
         self.adaptive.update(probs)
         thresholds = self.adaptive.thresholds()
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
@@ -94,8 +92,9 @@ class RegMixMatch(WeakStrongModule):
         if self.lambda_mix or self.lambda_cam:
             losses["mix"], losses["cam"] = self._mixed(batch, probs)
             loss = loss + self.lambda_mix * losses["mix"] + self.lambda_cam * losses["cam"]
+        loss = loss + sum(further.values())
 
-        self.log_losses(loss, **losses)
+        self.log_losses(loss, **losses, **further)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
         self.log_classes("threshold", thresholds)
         return loss
@@ -120,7 +119,7 @@ class RegMixMatch(WeakStrongModule):
             paste(strong, target, *lent, alpha=a) for a in (self.alpha_mix, self.alpha_cam)
         )
         mixed, mixed_target = select_rows(sure, as_sure, as_other)
-        logits = self(mixed)
+        logits = self.imbalance.learn(self.head(self.embed(mixed)))
         loss_mix = weighted_cross_entropy(logits, mixed_target, sure)
         cubed = probs.amax(dim=1) ** 3
         return loss_mix, squared_error(logits, mixed_target, cubed * ~sure)

@@ -1,6 +1,7 @@
 """ReMixMatch: aligned guesses, strong views anchored on weak ones, MixUp, rotation, CTAugment."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +13,16 @@ from lightning_ssl.augment.geometry import quarter_turns
 from lightning_ssl.checks import check_count, check_fraction, check_temperature, check_weights
 from lightning_ssl.losses import cross_entropy, mixup, sharpen, weighted_cross_entropy
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.corrections.alignment import Alignment
-from lightning_ssl.methods.corrections.logit_adjustment import Imbalance
-from lightning_ssl.methods.draws.magnitudes import MagnitudesModule
+from lightning_ssl.methods.corrections import Alignment, CorrectionName, add_correction
+from lightning_ssl.methods.draws.magnitudes import Augment, build_ctaugment, learn_magnitudes
 from lightning_ssl.methods.draws.mixup import draw_mixup
-from lightning_ssl.methods.families.imbalance import ImbalanceModule
+from lightning_ssl.methods.families import TeacherModule
 from lightning_ssl.models import LinearHead, keep_statistics
 from lightning_ssl.optim.ramps import ramp_up
-from lightning_ssl.types import Batch, as_batch
+from lightning_ssl.types import Batch, Samples, as_batch
 
 
-class ReMixMatch(ImbalanceModule, MagnitudesModule):
+class ReMixMatch(TeacherModule):
     r"""ReMixMatch: one aligned, sharpened guess per image is the target of all its views.
 
     .. math::
@@ -51,11 +51,12 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
         ramp: Fraction of the run's updates over which ``lambda_u`` and ``lambda_kl`` rise from 0.
         class_counts: How often each class occurs, for the alignment; taken from the labelled images
             on the command line. None for a running mean over labelled batches.
-        **kwargs: ``augment``: ``randaugment`` for the strong views and weak labelled images, or the
-            paper's ``ctaugment`` for both, which needs some hundred updates to find its magnitudes;
-            arguments of :class:`~lightning_ssl.methods.families.ImbalanceModule`, whose
-            teacher is in the place of the alignment; and of :class:`SSLModule`; with
-            CTAugment, ``ema_decay`` must be above 0.
+        augment: ``randaugment`` for the strong views and weak labelled images, or the paper's
+            ``ctaugment`` for both, which needs some hundred updates to find its magnitudes.
+        imbalance: Correction for classes of which few images are labelled, whose teacher is in the
+            place of the alignment, see :class:`~lightning_ssl.methods.families.WeakStrongModule`.
+        imbalance_args: Further arguments of that class.
+        **kwargs: Arguments of :class:`SSLModule`; with CTAugment, ``ema_decay`` must be above 0.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -72,18 +73,23 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
         alpha: float = 0.75,
         ramp: float = 0.1,
         class_counts: Sequence[int] | None = None,
+        augment: Augment = "randaugment",
+        imbalance: CorrectionName | None = None,
+        imbalance_args: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, class_counts=class_counts, **kwargs)
+        super().__init__(num_classes, **kwargs)
+        plain = partial(Alignment, num_classes, class_counts)
+        self.imbalance = add_correction(self, imbalance, imbalance_args, class_counts, plain)
+        self.ctaugment = build_ctaugment(augment)
+        if self.ctaugment is not None:
+            self.require_average()
         check_weights(lambda_u=lambda_u, lambda_kl=lambda_kl, lambda_rotation=lambda_rotation)
         check_weights(alpha=alpha)
         self.lambda_u, self.lambda_kl, self.lambda_rotation = lambda_u, lambda_kl, lambda_rotation
         self.strong_views, self.alpha = check_count("strong_views", strong_views), alpha
-        self.temperature = check_temperature(temperature)
-        self.ramp = check_fraction("ramp", ramp)
+        self.temperature, self.ramp = check_temperature(temperature), check_fraction("ramp", ramp)
         self.rotation: nn.Module = LinearHead(self.num_features, 4)
-        if type(self.imbalance) is Imbalance:  # whose teacher would be in its place
-            self.imbalance = Alignment(num_classes, class_counts)
 
     @property
     def views(self) -> ViewSpec:
@@ -97,9 +103,8 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of the optimizer: weight decay on kernels, not on the rotation head's."""
         kernels, rest, *layers = super().parameter_groups()  # the heads come first
-        head = self.rotation.weight
-        kernels["params"] = [p for p in kernels["params"] if p is not head]
-        rest["params"].append(head)
+        kernels["params"] = [p for p in kernels["params"] if p is not self.rotation.weight]
+        rest["params"].append(self.rotation.weight)
         return [kernels, rest, *layers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -109,8 +114,7 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
         (images_x,) = x.views["weak" if self.ctaugment is None else "strong"]
         (weak,), strong = u.views["weak"], u.views["strong"]
         labels = functional.one_hot(x.target, self.num_classes).float()
-        guess = self._guess(weak, labels)
-
+        guess = self._guess(weak, x.target)
         images = torch.cat([images_x, weak, *strong])
         target = torch.cat([labels.to(guess), guess.repeat(1 + len(strong), 1)])
         partner, weight = draw_mixup(len(images), self.alpha, images)
@@ -125,31 +129,32 @@ class ReMixMatch(ImbalanceModule, MagnitudesModule):
             first = self.imbalance.learn(self.head(self.embed(strong[0])))
             losses["kl"] = weighted_cross_entropy(first, guess)
             losses["rotation"] = self._rotation_loss(strong[0])
-            if self.unbalanced is not None:
-                plain = (images_x[None], weak[None], strong[:1])
-                (f_x,), (f_weak,), (f_strong,) = self.features_together(*plain)
-                losses["balanced"] = self.balanced_loss(f_x, f_weak, f_strong, x.target)
+            unmixed = partial(self.features_together, images_x[None], weak[None], strong[:1])
+            further = self.imbalance.losses(unmixed, x.target, self)
         rising = self.lambda_u * losses["u"] + self.lambda_kl * losses["kl"]
         loss = losses["x"] + ramp_up(self, self.ramp) * rising
-        loss = loss + self.lambda_rotation * losses["rotation"] + losses.get("balanced", 0)
+        loss = loss + self.lambda_rotation * losses["rotation"] + sum(further.values())
 
-        self.log_losses(loss, **losses)
+        self.log_losses(loss, **losses, **further)
         self.log_pseudo_accuracy(guess, u.hidden_target)
-        self.learn_magnitudes(x)
+        self._learn_magnitudes(x)
         return loss
 
     @torch.no_grad()
-    def _guess(self, weak: Tensor, labels: Tensor) -> Tensor:
+    def _guess(self, weak: Tensor, target: Tensor) -> Tensor:
         """Aligned or corrected prediction ``(U, C)``, sharpened."""
         with keep_statistics(self):
             logits = self.head(self.embed(weak))
-        probs = self.imbalance.teach(logits, self)
-        if isinstance(self.imbalance, Alignment):
-            self.imbalance.count(labels)
+        probs = self.imbalance.teach(logits, target, self)
         return sharpen(probs, temperature=self.temperature)
 
+    def _learn_magnitudes(self, labeled: Samples) -> None:
+        if self.ctaugment is not None:
+            learn_magnitudes(self.ctaugment, labeled, partial(self.teach, training=False))
+            self.log("train/usable_bins", self.ctaugment.usable())
+
     def _rotation_loss(self, images: Tensor) -> Tensor:
-        """Turn a quarter of the images of all processes by each angle, and ask for it."""
+        # A quarter of the images of all processes is turned by each angle.
         turns = (torch.arange(len(images)) + self.global_rank * len(images)) % 4
         features = self.embed(quarter_turns(images, turns))
         return cross_entropy(self.rotation(features), turns.to(images.device, non_blocking=True))

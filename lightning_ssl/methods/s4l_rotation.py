@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_ssl.checks import check_weights
 from lightning_ssl.losses import cross_entropy, four_rotations, rotation_loss
-from lightning_ssl.methods.base import SSLModule, ViewSpec
+from lightning_ssl.methods.base import WEAK, SSLModule, ViewSpec
 from lightning_ssl.models import LinearHead
 from lightning_ssl.types import Batch, as_batch
 
@@ -51,7 +51,7 @@ class S4LRotation(SSLModule):
     @property
     def views(self) -> ViewSpec:
         """A weak view of every image; its four turned copies share it."""
-        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1}}
+        return WEAK
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class plus rotation loss, see :meth:`SSLModule.training_step`."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_ssl.evaluation import SoftNearestNeighbors
 from lightning_ssl.losses import nt_xent_loss
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.families.projection import ProjectionModule
+from lightning_ssl.methods.families import ProjectionModule
 from lightning_ssl.types import Batch, as_batch
 
 

@@ -12,8 +12,8 @@ from lightning_ssl.losses import (
     unfold,
     weighted_cross_entropy,
 )
-from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.families.embedding import EmbeddingModule
+from lightning_ssl.methods.base import WEAK_STRONG, ViewSpec
+from lightning_ssl.methods.families import EmbeddingModule
 from lightning_ssl.state.banks import LabeledBank
 from lightning_ssl.types import Batch, as_batch
 
@@ -69,7 +69,7 @@ class SimMatch(EmbeddingModule):
     @property
     def views(self) -> ViewSpec:
         """A weak view of every image, and a strong one of the unlabelled images."""
-        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1, "strong": 1}}
+        return WEAK_STRONG
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled loss, pseudo-labels and similarities, see :meth:`SSLModule.training_step`."""

@@ -6,8 +6,8 @@ from torch import Tensor, finfo, full_like, tensor
 
 from lightning_ssl.checks import check_positive
 from lightning_ssl.distributed import gather
-from lightning_ssl.losses import align, cross_entropy, softmax, weighted_cross_entropy
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.losses import align, cross_entropy, weighted_cross_entropy
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.state.averages import ExponentialMean, uniform
 from lightning_ssl.types import Batch, as_batch
 
@@ -32,10 +32,8 @@ class SoftMatch(WeakStrongModule):
         n_sigma: :math:`n_\sigma`, above 0: how fast the weight falls below the mean confidence.
         decay: Decay of the running means, in [0, 1); the paper has 0.999, which needs thousands of
             updates.
-        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as ``separate_weak``,
-            and of :class:`SSLModule`.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -46,10 +44,9 @@ class SoftMatch(WeakStrongModule):
         num_classes: int,
         n_sigma: float = 2.0,
         decay: float = 0.99,
-        lambda_u: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, lambda_u, **kwargs)
+        super().__init__(num_classes, **kwargs)
         self.n_sigma = check_positive("n_sigma", n_sigma)
         self.mean_probs = ExponentialMean(uniform(num_classes), decay)
         self.mean = ExponentialMean(tensor(1 / num_classes), decay)
@@ -58,14 +55,13 @@ class SoftMatch(WeakStrongModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus weighted unlabelled loss, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
-        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
-        probs = softmax(logits_weak)
         weight = self._weights(probs)
         loss_u = weighted_cross_entropy(logits_strong, probs.argmax(dim=1), weight)
-        loss = loss_x + self.lambda_u * loss_u
+        loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
-        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_losses(loss, x=loss_x, u=loss_u, **further)
         self.log_pseudo_accuracy(probs, batch.unlabeled.hidden_target)
         self.log("train/weight", weight.mean())
         self.log("train/confidence_mean", self.mean.value)

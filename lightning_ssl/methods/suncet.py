@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lightning_ssl.checks import check_count
 from lightning_ssl.methods.base import ViewSpec
-from lightning_ssl.methods.families.projection import ProjectionModule
+from lightning_ssl.methods.families import ProjectionModule
 from lightning_ssl.types import Batch, as_batch
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm

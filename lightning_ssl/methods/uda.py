@@ -10,9 +10,9 @@ from torch import Tensor
 from lightning_ssl.checks import check_temperature
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
-from lightning_ssl.methods.families.class_thresholds import ClassThresholdsModule
-from lightning_ssl.methods.families.weak_strong import WeakStrongModule
+from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.optim.ramps import progress
+from lightning_ssl.state.class_memory import build_thresholds
 from lightning_ssl.types import Batch, as_batch
 
 Annealing = Literal["linear", "exp", "log"]
@@ -24,7 +24,7 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 }
 
 
-class UDA(ClassThresholdsModule, WeakStrongModule):
+class UDA(WeakStrongModule):
     r"""UDA: soft targets from weak views, consistency on strong views.
 
     .. math::
@@ -47,11 +47,12 @@ class UDA(ClassThresholdsModule, WeakStrongModule):
         temperature: T of the targets, above 0; 1 does not sharpen.
         annealing: a(s): ``linear`` for s, ``exp`` for exp(5 (s - 1)), ``log`` for 1 - exp(-5 s);
             null for no annealing.
-        lambda_u: Weight of the unlabelled loss relative to the labelled one, at least 0.
-        **kwargs: Arguments of
-            :class:`~lightning_ssl.methods.families.ClassThresholdsModule`, such as
-            ``class_thresholds``, of :class:`~lightning_ssl.methods.families.WeakStrongModule`,
-            such as ``separate_weak``, and of :class:`SSLModule`.
+        class_thresholds: Whether the threshold is FlexMatch's of each class, at most ``threshold``,
+            see :class:`~lightning_ssl.state.class_memory.ClassMemory`.
+        num_unlabeled: Length of the unlabelled list, which class thresholds need; taken from the
+            data on the command line.
+        **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
+            ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -63,10 +64,13 @@ class UDA(ClassThresholdsModule, WeakStrongModule):
         threshold: float = 0.8,
         temperature: float = 0.4,
         annealing: Annealing | None = None,
-        lambda_u: float = 1.0,
+        *,
+        class_thresholds: bool = False,
+        num_unlabeled: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, threshold, lambda_u=lambda_u, **kwargs)
+        super().__init__(num_classes, **kwargs)
+        self.memory = build_thresholds(threshold, num_classes, num_unlabeled, class_thresholds)
         if annealing is not None and annealing not in _SHAPES:
             raise ValueError(f"`annealing` must be one of {(*_SHAPES, None)}, got {annealing!r}.")
         self.temperature, self.annealing = check_temperature(temperature), annealing
@@ -75,16 +79,14 @@ class UDA(ClassThresholdsModule, WeakStrongModule):
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
         x, u = batch.labeled, batch.unlabeled
-        logits_x, logits_weak, logits_strong = self.predict_views(batch)
+        logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = self._labeled_loss(logits_x, x.target)
-
-        probs = softmax(logits_weak)
-        _, mask = confident(probs, self.threshold_for(probs, u.index))
+        _, mask = confident(probs, self.memory.thresholds_for(probs, u.index, self))
         target = sharpen(probs, temperature=self.temperature)
         loss_u = weighted_cross_entropy(logits_strong, target, mask)
-        loss = loss_x + self.lambda_u * loss_u
+        loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
-        self.log_losses(loss, x=loss_x, u=loss_u)
+        self.log_losses(loss, x=loss_x, u=loss_u, **further)
         self.log_pseudo_labels(probs, mask, u.hidden_target)
         return loss
 

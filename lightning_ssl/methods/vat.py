@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, entropy, vat_loss
-from lightning_ssl.methods.base import SSLModule, ViewSpec
+from lightning_ssl.methods.base import WEAK, SSLModule, ViewSpec
 from lightning_ssl.methods.draws.adversary import Adversary, draw_directions
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.optim.ramps import ramp_up
@@ -72,7 +72,7 @@ class VAT(SSLModule):
     @property
     def views(self) -> ViewSpec:
         """A weak view of every image."""
-        return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1}}
+        return WEAK
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled, adversarial and entropy loss, see :meth:`SSLModule.training_step`."""

@@ -14,6 +14,25 @@ Mapping = Literal["convex", "linear", "concave"]
 _MAPPINGS = ("convex", "linear", "concave")
 
 
+class FixedThreshold(nn.Module):
+    """One threshold for all classes, with the interface of :class:`ClassMemory`.
+
+    Args:
+        threshold: Confidence in [0, 1].
+
+    Raises:
+        ValueError: If it is outside its range.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = check_fraction("threshold", threshold)
+
+    def thresholds_for(self, probs: Tensor, index: Tensor, method: Logger) -> float:
+        """The threshold, whatever the batch."""
+        return self.threshold
+
+
 class ClassMemory(nn.Module):
     r"""Remembers the last confident class of each unlabelled image; sets a threshold per class.
 
@@ -111,3 +130,22 @@ class ClassMemory(nn.Module):
         # An image that is in the batch twice gets the same class on every process.
         new = torch.full_like(self.classes, -1).scatter_reduce_(0, index, label, "amax")
         self.classes.copy_(new.where(new >= 0, self.classes))
+
+
+def build_thresholds(
+    threshold: float, num_classes: int, num_unlabeled: int, by_class: bool
+) -> FixedThreshold | ClassMemory:
+    """One threshold for all classes, or FlexMatch's of each.
+
+    Args:
+        threshold: Confidence in [0, 1]; of the best learnt class where they differ.
+        num_classes: Number of classes.
+        num_unlabeled: Length of the unlabelled list, which those of classes need.
+        by_class: Whether each class has its own.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+    if by_class:
+        return ClassMemory(num_classes, num_unlabeled, threshold)
+    return FixedThreshold(threshold)

@@ -41,7 +41,8 @@ def test_all_steps_equal_the_paper(warmup):
             loss = loss + weight * kept[-1] * h / len(probs)
         return loss
 
-    module = linear("Dash", warmup / STEPS, 5 / STEPS, gamma, scale, rho_min, temperature, weight)
+    values = (warmup / STEPS, 5 / STEPS, gamma, scale, rho_min, temperature)
+    module = linear("Dash", *values, lambda_u=weight)
     train_both(module, draw_batches(STEPS, weak=1, strong=1), loss_by_hand)
     assert ks[0] == 0
     assert ks[-1] == (STEPS - warmup - 1) // 5

@@ -19,7 +19,7 @@ from steps import compare, images, logged, read_images, rows, teach
 )  # fmt: skip
 def test_sixty_steps_equal_loops(mapping, warmup, tau, lambda_u):
     generator = torch.Generator().manual_seed(1)
-    module = FlexMatch(4, 30, tau, mapping, warmup, lambda_u, backbone="wrn_10_1")
+    module = FlexMatch(4, 30, tau, mapping, warmup, lambda_u=lambda_u, backbone="wrn_10_1")
     read_images(module)
     memory, kept = Memory(30, tau, 4, mapping, warmup), []
     for step in range(60):

@@ -19,7 +19,7 @@ from steps import EXACT, compare, images, read_images, rows, teach
 )
 def test_sixty_steps_equal_loops(clip, weight, decay, scale):
     generator = torch.Generator().manual_seed(2)
-    module = read_images(FreeMatch(4, weight, decay, clip, 1.5, backbone="wrn_10_1"))
+    module = read_images(FreeMatch(4, weight, decay, clip, lambda_u=1.5, backbone="wrn_10_1"))
     past, kept_counts = SelfAdaptive(4, decay, clip), []
     for step in range(60):
         x, weak, strong = (images(n, 4, generator, scale) for n in (3, 6, 6))

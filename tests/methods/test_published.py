@@ -9,8 +9,7 @@ import yaml
 
 from lightning_ssl import methods
 from lightning_ssl.cli.configs import find_config
-from lightning_ssl.methods.corrections.balanced_head import ABCHead
-from lightning_ssl.methods.corrections.logit_adjustment import LogitAdjustment, ProgressiveAlignment
+from lightning_ssl.methods.corrections import ABCHead, LogitAdjustment, ProgressiveAlignment
 
 
 def defaults(cls: type) -> dict[str, Any]:

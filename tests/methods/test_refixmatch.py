@@ -33,7 +33,9 @@ def test_steps_equal_loops(threshold, lambda_u, temperature, separate_weak):
     generator = torch.Generator().manual_seed(0)
     module = read_images(
         ReFixMatch(
-            *(4, threshold, lambda_u, temperature),
+            *(4, threshold),
+            temperature=temperature,
+            lambda_u=lambda_u,
             separate_weak=separate_weak,
             backbone="wrn_10_1",
         )

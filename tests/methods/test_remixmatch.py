@@ -281,7 +281,7 @@ def test_magnitudes_that_hide_the_class_fall_out() -> None:
     for step in range(10):
         view, drawn = views("labeled", images, step, dtype=torch.float64)
         samples = Samples(view, torch.zeros(1000, dtype=torch.int64), drawn=drawn)
-        module.learn_magnitudes(samples)
+        module._learn_magnitudes(samples)
     names = [op.name for op in OPERATIONS]
     weights = module.ctaugment.weights()
     inverted = weights[names.index("invert"), 0]
@@ -295,7 +295,7 @@ def test_without_what_the_probes_drew_is_an_error() -> None:
     module = linear()
     batch = draw_batch(torch.Generator().manual_seed(0), 2)
     with pytest.raises(ValueError, match=r"view 'probe' drew, .* got \(\)"):
-        module.learn_magnitudes(batch.labeled._replace(drawn=None))
+        module._learn_magnitudes(batch.labeled._replace(drawn=None))
 
 
 @pytest.mark.parametrize(

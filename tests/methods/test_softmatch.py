@@ -21,7 +21,7 @@ def aligned(probs, past):
 @pytest.mark.parametrize(("n_sigma", "decay"), [(2.0, 0.9), (3.0, 0.5), (1.0, 0.99)])
 def test_sixty_steps_equal_loops(n_sigma, decay):
     generator = torch.Generator().manual_seed(3)
-    module = read_images(SoftMatch(4, n_sigma, decay, 1.5, backbone="wrn_10_1"))
+    module = read_images(SoftMatch(4, n_sigma, decay, lambda_u=1.5, backbone="wrn_10_1"))
     past, mu, variance, other_labels, whole = [0.25] * 4, 0.25, 1.0, 0, 0
     for step in range(60):
         x, weak, strong = (images(n, 4, generator, 2.0) for n in (3, 6, 6))
@@ -73,7 +73,7 @@ def test_errors_name_argument_and_value(option, value, allowed):
 
 
 def test_a_batch_of_one_image_and_equal_confidences_leave_finite_weights():
-    module = read_images(SoftMatch(4, 2.0, 0.0, 1.0, backbone="wrn_10_1"))
+    module = read_images(SoftMatch(4, 2.0, 0.0, backbone="wrn_10_1"))
     x = Samples({"weak": torch.zeros(1, 1, 4, 1, 1, dtype=torch.float64)}, torch.tensor([0]))
     for count in (1, 3, 1):  # three equal images have no variance, with decay 0 from then on
         views = {

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_ssl.methods import UDA, uda
+from lightning_ssl.state.class_memory import FixedThreshold
 
 from by_hand import (
     CLASSES,
@@ -64,7 +65,7 @@ def test_sixty_steps_equal_the_papers(annealing, classes):
         return loss
 
     options = {"class_thresholds": True, "num_unlabeled": LENGTH} if classes else {}
-    module = linear("UDA", threshold, temperature, annealing, weight, **options)
+    module = linear("UDA", threshold, temperature, annealing, lambda_u=weight, **options)
     batches = draw_batches(STEPS, LENGTH, weak=1, strong=1)
     logged = train_both(module, batches, loss_by_hand)
     if annealing is None:
@@ -104,7 +105,7 @@ def test_targets_are_sharpened_after_the_threshold():
         labeled=batch.labeled._replace(views=x), unlabeled=batch.unlabeled._replace(views=views)
     )
     assert module.training_step(plain, 0).item() == pytest.approx(math.log(4))
-    module.threshold = 0.5
+    module.memory.threshold = 0.5
     sharp = [v**2.5 for v in (0.6, 0.2, 0.1, 0.1)]
     soft = -sum(s / sum(sharp) * z for s, z in zip(sharp, logits.tolist(), strict=True))
     assert module.training_step(plain, 0).item() == pytest.approx(math.log(4) + soft)
@@ -114,7 +115,7 @@ def test_the_data_tells_how_many_images_to_remember():
     cli = fit("UDA", "a", 1, "--model.class_thresholds", "true")
     assert len(cli.model.memory.classes) == cli.datamodule.num_unlabeled
     assert "memory.classes" in load("a")["state_dict"]
-    assert fit("UDA", "b", 1).model.memory is None
+    assert isinstance(fit("UDA", "b", 1).model.memory, FixedThreshold)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from lightning_ssl.losses import align, softmax
-from lightning_ssl.methods.corrections.logit_adjustment import Imbalance
-from lightning_ssl.methods.logs import LoggingModule
+from lightning_ssl.methods.base import SSLModule
+from lightning_ssl.methods.corrections.base import Correction
 from lightning_ssl.state.averages import ExponentialMean, WindowMean, uniform
 
 
-class Alignment(Imbalance):
+class Alignment(Correction):
     r"""Pseudo-labels that use each class as often as it occurs.
 
     :math:`\operatorname{Normalize}(p_b \, p_{data} / p_{model})`, with :math:`p_{model}` the mean
@@ -23,7 +24,7 @@ class Alignment(Imbalance):
     Args:
         num_classes: Number of classes.
         class_counts: How often each class occurs, in place of :math:`p_{data}`; None for a moving
-            average over the labels that :meth:`count` is given, which starts uniform.
+            average over the labels of the steps, which starts uniform.
 
     Raises:
         ValueError: If ``class_counts`` does not say how often each class occurs.
@@ -43,19 +44,13 @@ class Alignment(Imbalance):
         self.occurring = ExponentialMean(counts / counts.sum())
 
     @torch.no_grad()
-    def teach(self, logits: Tensor, method: LoggingModule) -> Tensor:
-        """See :meth:`Imbalance.teach`."""
+    def teach(self, logits: Tensor, target: Tensor, method: SSLModule) -> Tensor:
+        """See :meth:`Correction.teach`."""
         probs = softmax(logits)
         aligned = align(probs, self.occurring.value, self.predicted.value)
         self.predicted.update(probs.mean(dim=0))
         method.log_classes("predicted", self.predicted.value)
-        return aligned
-
-    def count(self, labels: Tensor) -> None:
-        """Take in the labels of a batch, where ``class_counts`` is None; call it on all processes.
-
-        Args:
-            labels: One-hot rows ``(B, C)`` of this process's labelled images.
-        """
         if not self.counted:
+            labels = one_hot(target, len(self.occurring.value)).float()
             self.occurring.update(labels.mean(dim=0))
+        return aligned

@@ -1,14 +1,18 @@
 """ABC: a second classifier that sees as much of every class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_ssl.checks import check_fraction
 from lightning_ssl.losses import confident, softmax, weighted_cross_entropy
-from lightning_ssl.methods.corrections.logit_adjustment import class_frequencies
+from lightning_ssl.methods.base import SSLModule
+from lightning_ssl.methods.corrections.base import AskFeatures, Correction, class_frequencies
 from lightning_ssl.models import LinearHead
+from lightning_ssl.optim.ramps import progress
 
 
 class ABCHead(LinearHead):
@@ -80,3 +84,61 @@ def _draw(probability: Tensor) -> Tensor:
     # On the host and sent without waiting: the same on any device.
     drawn = torch.rand(len(probability), dtype=torch.float64)
     return drawn.to(probability.device, non_blocking=True) < probability
+
+
+class BalancedClassifier(Correction):
+    """A method as it is, and an :class:`ABCHead` on its features, which is what predicts.
+
+    Args:
+        plain: Makes what the method does without.
+        num_features: Width of the features.
+        class_counts: Labelled images of each class, at least 1.
+        threshold: Confidence in [0, 1] of the head's own pseudo-labels.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        plain: Callable[[], Correction],
+        num_features: int,
+        class_counts: Sequence[int],
+        *,
+        threshold: float = 0.95,
+    ) -> None:
+        super().__init__()
+        self.plain = plain()
+        # Not a part of this module: the method has it in the place of its classifier.
+        self._make_head = partial(ABCHead, num_features, class_counts, threshold=threshold)
+
+    def heads(self, own: nn.Module) -> tuple[nn.Module, nn.Module | None]:
+        """See :meth:`Correction.heads`."""
+        return self._make_head(), own
+
+    def labeled(self, logits: Tensor) -> Tensor:
+        """See :meth:`Correction.labeled`."""
+        return self.plain.labeled(logits)
+
+    def teach(self, logits: Tensor, target: Tensor, method: SSLModule) -> Tensor:
+        """See :meth:`Correction.teach`."""
+        return self.plain.teach(logits, target, method)
+
+    def learn(self, logits: Tensor) -> Tensor:
+        """See :meth:`Correction.learn`."""
+        return self.plain.learn(logits)
+
+    def losses(self, features: AskFeatures, target: Tensor, method: SSLModule) -> dict[str, Tensor]:
+        """See :meth:`Correction.losses`: that of the head."""
+        done = progress(method, "`imbalance` must not be 'ABCHead'")
+        head = cast(ABCHead, method.classifier)
+        x, weak, strong = (rows.flatten(0, -2) for rows in features())
+        return {"balanced": head.loss(x, weak, strong, target, done)}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Older checkpoints hold the state of what the method does without as ours.
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            name = key.removeprefix(prefix)
+            if not name.startswith("plain."):
+                state_dict[f"{prefix}plain.{name}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)

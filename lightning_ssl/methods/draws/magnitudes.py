@@ -1,62 +1,55 @@
-"""What methods share whose strong views are CTAugment's."""
+"""CTAugment in a method: the strong views learn their magnitudes from probes."""
 
-from abc import ABC
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from lightning_ssl.augment import CTAugment
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import softmax
-from lightning_ssl.methods.families.teacher import TeacherModule
 from lightning_ssl.types import Samples
 
 Augment = Literal["ctaugment", "randaugment"]
 
 
-class MagnitudesModule(TeacherModule, ABC):
-    """Base of methods that may learn the magnitudes of their strong views.
-
-    A method with a ``ctaugment`` declares a view ``probe`` of its labelled images, by
-    :class:`~lightning_ssl.augment.CTAugmentProbe`, and calls :meth:`learn_magnitudes`.
+def build_ctaugment(augment: Augment) -> CTAugment | None:
+    """The strong views that an option names.
 
     Args:
-        num_classes: Number of classes; taken from the data on the command line.
         augment: Whose strong views: ``ctaugment``, or ``randaugment`` without a ``ctaugment``.
-        **kwargs: Arguments of :class:`SSLModule`; ``ctaugment`` needs an ``ema_decay`` above 0.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If there is no such option.
     """
+    if augment not in get_args(Augment):
+        raise ValueError(f"`augment` must be one of {get_args(Augment)}, got {augment!r}.")
+    return CTAugment() if augment == "ctaugment" else None
 
-    def __init__(self, num_classes: int, augment: Augment = "randaugment", **kwargs: Any) -> None:
-        super().__init__(num_classes, **kwargs)
-        if augment not in get_args(Augment):
-            raise ValueError(f"`augment` must be one of {get_args(Augment)}, got {augment!r}.")
-        self.ctaugment = CTAugment() if augment == "ctaugment" else None
-        if self.ctaugment is not None:
-            self.require_average()
 
-    @torch.no_grad()
-    def learn_magnitudes(self, labeled: Samples) -> None:
-        """Raise the rates of magnitudes at which the average still recognises the class.
+@torch.no_grad()
+def learn_magnitudes(
+    ctaugment: CTAugment, labeled: Samples, teacher: Callable[[Tensor], Tensor]
+) -> None:
+    """Raise the rates of magnitudes at which the average still recognises the class.
 
-        Args:
-            labeled: The labelled images, with their view ``probe``.
+    Args:
+        ctaugment: Whose rates; call it on all processes.
+        labeled: The labelled images, with a view ``probe`` by
+            :class:`~lightning_ssl.augment.CTAugmentProbe`.
+        teacher: From images ``(B, C, H, W)`` to the average's logits.
 
-        Raises:
-            ValueError: If what the probes drew did not come along.
-        """
-        if self.ctaugment is None:
-            return
-        if not labeled.drawn or "probe" not in labeled.drawn:
-            raise ValueError(
-                "`batch.labeled.drawn` must hold what the view 'probe' drew, the second value that "
-                f"`Views` returns, got {tuple(labeled.drawn or ())}."
-            )
-        probs = softmax(self.teach(labeled.views["probe"][0], training=False))
-        # 1 minus half the absolute difference between the prediction and the one-hot label.
-        agreement = probs.gather(1, labeled.target[:, None])[:, 0]
-        learned = self.ctaugment.learned(labeled.drawn["probe"], agreement)
-        self.ctaugment.update(gather(learned[None]))
-        self.log("train/usable_bins", self.ctaugment.usable())
+    Raises:
+        ValueError: If what the probes drew did not come along.
+    """
+    if not labeled.drawn or "probe" not in labeled.drawn:
+        raise ValueError(
+            "`batch.labeled.drawn` must hold what the view 'probe' drew, the second value that "
+            f"`Views` returns, got {tuple(labeled.drawn or ())}."
+        )
+    probs = softmax(teacher(labeled.views["probe"][0]))
+    # 1 minus half the absolute difference between the prediction and the one-hot label.
+    agreement = probs.gather(1, labeled.target[:, None])[:, 0]
+    learned = ctaugment.learned(labeled.drawn["probe"], agreement)
+    ctaugment.update(gather(learned[None]))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ssl.methods import FixMatch
-from lightning_ssl.methods.corrections.balanced_head import ABCHead
-from lightning_ssl.methods.corrections.logit_adjustment import (
-    Imbalance,
+from lightning_ssl.methods.corrections import (
+    ABCHead,
+    Correction,
     LogitAdjustment,
     ProgressiveAlignment,
 )
@@ -26,7 +26,7 @@ THRESHOLD, LAMBDA_U, STEPS = 0.6, 0.7, 60
 def method(features: int | None = None, **options: Any) -> FixMatch:
     """FixMatch whose images are the logits or, with heads, the features."""
     module = FixMatch(
-        *(4, THRESHOLD, LAMBDA_U), class_counts=COUNTS, backbone="wrn_10_1", **options
+        *(4, THRESHOLD), lambda_u=LAMBDA_U, class_counts=COUNTS, backbone="wrn_10_1", **options
     ).double()
     module.backbone = nn.Flatten()
     if features is None:
@@ -216,7 +216,7 @@ def test_a_class_that_is_never_predicted_has_a_finite_margin() -> None:
 
 def test_without_a_name_nothing_is_corrected() -> None:
     module = FixMatch(4, backbone="wrn_10_1")
-    assert type(module.imbalance) is Imbalance
+    assert type(module.imbalance) is Correction
     assert module.unbalanced is None
     assert not [name for name in module.state_dict() if name.startswith("imbalance")]
 
@@ -229,9 +229,10 @@ def _teach(name: str, rank_of: int) -> list[float]:
     module = method()
     at(module, 30)
     for step in range(5):
-        logits = views(step, 4)[1].detach().flatten(2)[0]
+        _, weak, _, target = views(step, 4)
+        logits = weak.detach().flatten(2)[0]
         part = logits.chunk(rank_of)[rank]
-        probs = correction.teach(part, module)
+        probs = correction.teach(part, target, module)
     return [*correction.predicted.value.tolist(), *probs[0].tolist()]
 
 
@@ -259,8 +260,9 @@ def test_alignment_makes_classes_as_frequent_as_wanted(done: int, power: float) 
     wanted = wanted / wanted.sum()
     means: dict[str, list[Tensor]] = {"plain": [], "aligned": []}
     for step in range(400):
-        logits = views(step, 4)[1].detach().flatten(2)[0]
-        aligned = correction.teach(logits, module)
+        _, weak, _, target = views(step, 4)
+        logits = weak.detach().flatten(2)[0]
+        aligned = correction.teach(logits, target, module)
         if step >= 200:  # the window holds nothing but batches
             means["plain"].append(logits.softmax(dim=1).mean(dim=0))
             means["aligned"].append(aligned.mean(dim=0))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ssl.methods import ReMixMatch
-from lightning_ssl.methods.corrections.balanced_head import ABCHead
+from lightning_ssl.methods.corrections import ABCHead
 from lightning_ssl.types import Batch, Samples
 
 from by_hand import cross_entropy, softmax

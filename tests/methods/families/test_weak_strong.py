@@ -45,13 +45,16 @@ def test_the_views_of_an_image_stay_together(separate):
     """Each logit is that of its own image: the networks without norm know no batch."""
     module = make(separate_weak=separate, backbone_args={"norm": "none"})
     batch = make_batch()
-    found = module.predict_views(batch)
+    logits_x, probs, logits_strong, further = module.predict_views(batch)
+    assert further == {}
+    found = (logits_x, probs, logits_strong)
     images = (
         *(batch.labeled.views["weak"], batch.unlabeled.views["weak"]),
         batch.unlabeled.views["strong"],
     )
     for logits, view in zip(found, images, strict=True):
-        torch.testing.assert_close(logits, torch.cat([module(row[None]) for row in view[0]]))
+        wanted = torch.cat([module(row[None]) for row in view[0]])
+        torch.testing.assert_close(logits, wanted.softmax(1) if logits is probs else wanted)
     assert [logits.requires_grad for logits in found] == [True, False, True]
 
 
@@ -61,12 +64,13 @@ def test_a_separate_weak_pass_is_normalised_by_itself_and_leaves_statistics_alon
     module.backbone.register_forward_hook(
         lambda _, args, __: seen.append((len(args[0]), torch.is_grad_enabled()))
     )
-    logits_x, logits_weak, logits_strong = module.predict_views(batch)
+    logits_x, probs, logits_strong, _ = module.predict_views(batch)
     assert seen == [(5, False), (8, True)]
     together = torch.cat([batch.labeled.views["weak"][0], batch.unlabeled.views["strong"][0]])
     torch.testing.assert_close(torch.cat([logits_x, logits_strong]), twin(together))
     assert differences(dict(module.named_buffers()), dict(twin.named_buffers())) == []
-    torch.testing.assert_close(logits_weak, twin(batch.unlabeled.views["weak"][0]).detach())
+    weak = twin(batch.unlabeled.views["weak"][0])
+    torch.testing.assert_close(probs, weak.detach().softmax(1))
     assert all(part.training for part in module.modules())
     assert all(n.track_running_stats for n in module.modules() if isinstance(n, nn.BatchNorm2d))
 
