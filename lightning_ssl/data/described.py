@@ -17,8 +17,9 @@ from lightning_ssl.data.pseudo.labels import (
     read_pseudo_labels,
 )
 from lightning_ssl.data.record import check_classes, check_resumed, digest, make_record
+from lightning_ssl.data.sources.base import Source
 from lightning_ssl.data.sources.images import FileImages
-from lightning_ssl.data.sources.named import Source, open_source, prepare_source
+from lightning_ssl.data.sources.named import open_source, prepare_source
 from lightning_ssl.data.splits.files import LabeledImages
 from lightning_ssl.data.splits.make import Split, make_split
 from lightning_ssl.seeding import global_seed

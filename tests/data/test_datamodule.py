@@ -16,13 +16,14 @@ from torchvision.transforms import functional as tv
 
 from lightning_ssl.data import datamodule as datamodule_module
 from lightning_ssl.data.datamodule import SSLDataModule
+from lightning_ssl.data.sources.arrays import from_arrays
 from lightning_ssl.data.sources.images import (
     BrokenImageError,
     FileImages,
     ResidentImages,
     resize_center,
 )
-from lightning_ssl.data.sources.named import from_arrays, open_source
+from lightning_ssl.data.sources.named import open_source
 from lightning_ssl.methods import FixMatch, Supervised
 
 CIFAR10_ROOT = os.environ.get("CIFAR10_ROOT")

@@ -84,6 +84,14 @@ class Source:
         return tuple(counts.tolist())
 
 
+def check_form(in_channels: int, image_size: int | None) -> None:
+    """Raise a `ValueError` for a number of channels or a side that no data set can have."""
+    if in_channels not in (1, 3):
+        raise ValueError(f"`in_channels` (--data.in_channels) must be 1 or 3, got {in_channels}.")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"`image_size` (--data.image_size) must be positive, got {image_size}.")
+
+
 def to_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     """Bring a mean or standard deviation to a number of channels.
 

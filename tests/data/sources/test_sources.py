@@ -8,8 +8,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from lightning_ssl.data.sources.arrays import from_arrays
 from lightning_ssl.data.sources.images import BrokenImageError, FileImages, ResidentImages
-from lightning_ssl.data.sources.named import DATASETS, from_arrays, open_source, prepare_source
+from lightning_ssl.data.sources.named import DATASETS, open_source, prepare_source
 
 CIFAR10_ROOT = os.environ.get("CIFAR10_ROOT")
 
