@@ -58,7 +58,8 @@ class ReFixMatch(WeakStrongModule):
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         probs = softmax(logits_weak)
         loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
-        teacher, student = logits_weak / self.temperature, logits_strong / self.temperature
+        teacher = logits_weak.detach() / self.temperature
+        student = logits_strong / self.temperature
         loss_soft = kl_divergence(teacher, student, weight=~mask)
         loss = loss_x + self.lambda_u * (loss_u + loss_soft)
 

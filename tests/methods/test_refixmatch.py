@@ -6,6 +6,7 @@ import torch
 from lightning_ssl.methods import ReFixMatch
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import draw_batches, linear, train_both
 from steps import images, read_images, same
 
 
@@ -53,6 +54,24 @@ def test_steps_equal_loops(threshold, lambda_u, temperature, separate_weak):
         same(loss, expected, x, weak, strong)
         kept += hard
     assert 0 < kept < 300
+
+
+def test_teachers_give_the_weights_no_gradient():
+    """The images of the test above have gradients of their own, the network's weights had none."""
+    module = linear("ReFixMatch", 0.7, lambda_u=2.0)
+
+    def loss_by_hand(step, predict, batch):
+        x, u = batch.labeled, batch.unlabeled.views
+        logits = [predict(view[0]) for view in (x.views["weak"], u["weak"], u["strong"])]
+        weak = logits[1].detach()
+        return loss_by_loops(logits[0], x.target, weak, logits[2], 0.7, 2.0, 0.5)[0]
+
+    train_both(module, draw_batches(40, weak=1, strong=1), loss_by_hand)
+
+
+def test_a_correction_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match="`imbalance` must be null for ReFixMatch, which learns"):
+        ReFixMatch(4, imbalance="ABCHead", class_counts=[1, 2, 3, 4], backbone="wrn_10_1")
 
 
 def test_the_temperature_must_be_positive():
