@@ -14,7 +14,7 @@ from lightning_ssl.losses import (
     rotation_labels,
     softmax,
 )
-from lightning_ssl.methods.base import WEAK_STRONG, SSLModule, ViewSpec
+from lightning_ssl.methods.base import WEAK_STRONG, SSLModule
 from lightning_ssl.models import ProjectionHead, features_and_map
 from lightning_ssl.types import Batch, as_batch
 
@@ -50,6 +50,9 @@ class CRMatch(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    views = WEAK_STRONG
+    """A weak view of every image, and a strong one of the unlabelled images."""
+
     def __init__(
         self,
         num_classes: int,
@@ -70,11 +73,6 @@ class CRMatch(SSLModule):
         self.rotation: nn.Module = ProjectionHead(self.num_features, 4, layers=2, norm="none")
         size = self._map_size(in_channels, check_count("image_side", image_side))
         self.distance: nn.Module = nn.Linear(size, self.num_features)
-
-    @property
-    def views(self) -> ViewSpec:
-        """A weak view of every image, and a strong one of the unlabelled images."""
-        return WEAK_STRONG
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of four losses, see :meth:`SSLModule.training_step`."""

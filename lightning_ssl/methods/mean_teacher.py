@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, softmax, squared_error
-from lightning_ssl.methods.base import WEAK_PAIR, ViewSpec
+from lightning_ssl.methods.base import WEAK_PAIR
 from lightning_ssl.methods.families import TeacherModule
 from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, as_batch
@@ -35,6 +35,9 @@ class MeanTeacher(TeacherModule):
         ValueError: If an argument is outside its range.
     """
 
+    views = WEAK_PAIR
+    """A weak view of each labelled image, two of each unlabelled one."""
+
     def __init__(
         self, num_classes: int, lambda_u: float = 10.0, ramp: float = 0.4, **kwargs: Any
     ) -> None:
@@ -42,11 +45,6 @@ class MeanTeacher(TeacherModule):
         self.require_average()
         check_weights(lambda_u=lambda_u)
         self.lambda_u, self.ramp = lambda_u, check_fraction("ramp", ramp)
-
-    @property
-    def views(self) -> ViewSpec:
-        """A weak view of each labelled image, two of each unlabelled one."""
-        return WEAK_PAIR
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, softmax, squared_error
-from lightning_ssl.methods.base import WEAK_PAIR, SSLModule, ViewSpec
+from lightning_ssl.methods.base import WEAK_PAIR, SSLModule
 from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.types import Batch, as_batch
 
@@ -32,17 +32,15 @@ class PiModel(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    views = WEAK_PAIR
+    """A weak view of each labelled image, two of each unlabelled one."""
+
     def __init__(
         self, num_classes: int, lambda_u: float = 10.0, ramp: float = 0.4, **kwargs: Any
     ) -> None:
         super().__init__(num_classes, **kwargs)
         check_weights(lambda_u=lambda_u)
         self.lambda_u, self.ramp = lambda_u, check_fraction("ramp", ramp)
-
-    @property
-    def views(self) -> ViewSpec:
-        """A weak view of each labelled image, two of each unlabelled one."""
-        return WEAK_PAIR
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
-from lightning_ssl.methods.base import WEAK, SSLModule, ViewSpec
+from lightning_ssl.methods.base import WEAK, SSLModule
 from lightning_ssl.optim.ramps import ramp_up
 from lightning_ssl.state.class_memory import build_thresholds
 from lightning_ssl.types import Batch, as_batch
@@ -41,6 +41,9 @@ class PseudoLabel(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    views = WEAK
+    """A weak view of every image."""
+
     def __init__(
         self,
         num_classes: int,
@@ -55,11 +58,6 @@ class PseudoLabel(SSLModule):
         self.memory = build_thresholds(threshold, num_classes, num_unlabeled, class_thresholds)
         check_weights(lambda_u=lambda_u)
         self.lambda_u, self.ramp = lambda_u, check_fraction("ramp", ramp)
-
-    @property
-    def views(self) -> ViewSpec:
-        """A weak view of every image."""
-        return WEAK
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""

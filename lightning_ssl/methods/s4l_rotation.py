@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_ssl.checks import check_weights
 from lightning_ssl.losses import cross_entropy, four_rotations, rotation_loss
-from lightning_ssl.methods.base import WEAK, SSLModule, ViewSpec
+from lightning_ssl.methods.base import WEAK, SSLModule
 from lightning_ssl.models import LinearHead
 from lightning_ssl.types import Batch, as_batch
 
@@ -35,6 +35,9 @@ class S4LRotation(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    views = WEAK
+    """A weak view of every image; its four turned copies share it."""
+
     def __init__(
         self,
         num_classes: int,
@@ -47,11 +50,6 @@ class S4LRotation(SSLModule):
         self.lambda_rotation = lambda_rotation
         self.average_rotations = average_rotations
         self.rotation: nn.Module = LinearHead(self.num_features, 4)
-
-    @property
-    def views(self) -> ViewSpec:
-        """A weak view of every image; its four turned copies share it."""
-        return WEAK
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class plus rotation loss, see :meth:`SSLModule.training_step`."""

@@ -12,7 +12,7 @@ from lightning_ssl.losses import (
     unfold,
     weighted_cross_entropy,
 )
-from lightning_ssl.methods.base import WEAK_STRONG, ViewSpec
+from lightning_ssl.methods.base import WEAK_STRONG
 from lightning_ssl.methods.families import EmbeddingModule
 from lightning_ssl.state.banks import LabeledBank
 from lightning_ssl.types import Batch, as_batch
@@ -50,6 +50,9 @@ class SimMatch(EmbeddingModule):
         ValueError: If an argument is outside its range.
     """
 
+    views = WEAK_STRONG
+    """A weak view of every image, and a strong one of the unlabelled images."""
+
     def __init__(
         self,
         num_classes: int,
@@ -65,11 +68,6 @@ class SimMatch(EmbeddingModule):
         check_weights(lambda_in=lambda_in)
         self.lambda_in, self.warmup = lambda_in, check_count("warmup", warmup)
         self.bank = LabeledBank(num_labeled, embedding_dim, bank_decay)
-
-    @property
-    def views(self) -> ViewSpec:
-        """A weak view of every image, and a strong one of the unlabelled images."""
-        return WEAK_STRONG
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled loss, pseudo-labels and similarities, see :meth:`SSLModule.training_step`."""

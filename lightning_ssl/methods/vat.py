@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_weights
 from lightning_ssl.losses import cross_entropy, entropy, vat_loss
-from lightning_ssl.methods.base import WEAK, SSLModule, ViewSpec
+from lightning_ssl.methods.base import WEAK, SSLModule
 from lightning_ssl.methods.draws.adversary import Adversary, draw_directions
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.optim.ramps import ramp_up
@@ -48,6 +48,9 @@ class VAT(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    views = WEAK
+    """A weak view of every image."""
+
     def __init__(
         self,
         num_classes: int,
@@ -68,11 +71,6 @@ class VAT(SSLModule):
         self.adversary = Adversary(epsilon, xi, power_iterations, student_first, image_std)
         self.student_first, self.use_labeled = student_first, use_labeled
         self.ramp = check_fraction("ramp", ramp)
-
-    @property
-    def views(self) -> ViewSpec:
-        """A weak view of every image."""
-        return WEAK
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled, adversarial and entropy loss, see :meth:`SSLModule.training_step`."""
