@@ -11,6 +11,7 @@ import torch
 import lightning_ssl.methods
 from lightning_ssl.cli import main
 from lightning_ssl.cli.errors import parameters
+from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.commands import train_and_test
 from lightning_ssl.commands.compare_check import _outline
 from lightning_ssl.commands.compare_table import Run
@@ -91,7 +92,7 @@ def test_a_config_of_another_method_lends_what_both_have(trained: list[Run]) -> 
     own = "{VAT: '--model.epsilon 2', FixMatch: '--config=flexmatch'}"
     compare("--methods", "[VAT, FixMatch]", "--seeds", "1", "--method_options", own,
             options=options)  # fmt: skip
-    models = [read_options(["fit", *run.options])["model"] for run in trained]
+    models = [read_options(run_trainer, ["fit", *run.options])["model"] for run in trained]
     assert [m["class_path"].rpartition(".")[2] for m in models] == ["VAT", "FixMatch"]
     vat, fixmatch = (m["init_args"] for m in models)
     assert (vat["backbone"], vat["optimizer"]["name"]) == ("resnet18", "adamw")
