@@ -5,6 +5,8 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lightning_ssl.lightning_private import may_save, save_newest, validation_is_due
+
 
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's checkpoint callback with the three rules of this package.
@@ -38,6 +40,7 @@ class RunCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self.every_n_train_steps = every_n_train_steps or 0
         self._save_after_validation = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -77,16 +80,14 @@ class RunCheckpoint(ModelCheckpoint):
             return
         # Not in on_train_end: the averaged weights have replaced the trained ones by then.
         is_last = trainer.global_step == trainer.estimated_stepping_batches
-        every = self._every_n_train_steps
+        every = self.every_n_train_steps
         wanted = is_last or (every > 0 and trainer.global_step % every == 0)
-        loop = trainer.fit_loop
-        if not wanted or self._should_skip_saving_checkpoint(trainer):
+        if not wanted or not may_save(self, trainer):
             return
-        due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
-        if due and not loop.epoch_loop.val_loop.skip:  # which is so where there are no images
+        if validation_is_due(trainer):
             self._save_after_validation = True
         else:
-            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+            save_newest(self, trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what waited for the validation."""
@@ -94,5 +95,5 @@ class RunCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
             return
         self._save_after_validation = False
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+        if may_save(self, trainer):
+            save_newest(self, trainer)

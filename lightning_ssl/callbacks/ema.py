@@ -9,6 +9,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from lightning_ssl.lightning_private import average_of
 
 
 class EMA(WeightAveraging):
@@ -25,6 +28,7 @@ class EMA(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=False)
         self.decay = decay
+        self._updated_at = 0  # updates of the optimizer when the average was last updated
         self._parameters: tuple[list[Tensor], list[Tensor]] = ([], [])
         # The trained weights while the averaged ones are evaluated in their place.
         self._trained: dict[str, Tensor] | None = None
@@ -39,8 +43,7 @@ class EMA(WeightAveraging):
 
         Left where it was, every update would carry all weights from the device to the host.
         """
-        average = self._average_model
-        assert average is not None
+        average = self._average
         dtype = torch.promote_types(pl_module.dtype, torch.float32)  # type: ignore[arg-type]
         average.to(device=pl_module.device, dtype=dtype)
         # Counted on the host; adding to it on the device would cost a launch in every update.
@@ -51,7 +54,13 @@ class EMA(WeightAveraging):
                 torch._foreach_copy_(*self._parameters)
             self._copy_buffers(pl_module)
             average.n_averaged += 1
-            self._latest_update_step = trainer.global_step
+            self._updated_at = trainer.global_step
+
+    @property
+    def _average(self) -> AveragedModel:
+        average = average_of(self)
+        assert average is not None
+        return average
 
     def on_train_batch_end(
         self,
@@ -65,21 +74,19 @@ class EMA(WeightAveraging):
 
         ``AveragedModel.update_parameters`` would make the host wait for the device.
         """
-        if trainer.global_step <= self._latest_update_step:
+        if trainer.global_step <= self._updated_at:
             return
-        assert self._average_model is not None
         averaged, current = self._parameters
         with torch.no_grad():
             same = [new.to(old.dtype) for old, new in zip(averaged, current, strict=True)]
             torch._foreach_lerp_(averaged, same, 1 - self.decay)
         self._copy_buffers(pl_module)
-        self._average_model.n_averaged += 1
-        self._latest_update_step = trainer.global_step
+        self._average.n_averaged += 1
+        self._updated_at = trainer.global_step
 
     def _copy_buffers(self, pl_module: LightningModule) -> None:
         # Listed each time: a module may assign a new tensor to its buffer.
-        assert self._average_model is not None
-        pairs = zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True)
+        pairs = zip(self._average.module.buffers(), pl_module.buffers(), strict=True)
         with torch.no_grad():
             for old, new in pairs:
                 old.copy_(new)
@@ -87,23 +94,28 @@ class EMA(WeightAveraging):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the average while fitting; after that the module holds what is asked for."""
         if trainer.state.fn == TrainerFn.FITTING:
-            super().on_validation_epoch_start(trainer, pl_module)
+            # The parent exchanges the two, which would round the average to half precision.
+            self._trained = {name: value.clone() for name, value in _tensors(pl_module).items()}
+            _copy(_tensors(self._average.module), pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the trained weights."""
         if trainer.state.fn == TrainerFn.FITTING:
-            super().on_validation_epoch_end(trainer, pl_module)
-
-    def _swap_models(self, pl_module: LightningModule) -> None:
-        # The parent exchanges the two, which would round the average to half precision.
-        if self._trained is None:
-            self._trained = {name: value.clone() for name, value in _tensors(pl_module).items()}
-            self._copy_average_to_current(pl_module)
-        else:
-            with torch.no_grad():
-                for name, value in _tensors(pl_module).items():
-                    value.copy_(self._trained[name])
+            assert self._trained is not None
+            _copy(self._trained, pl_module)
             self._trained = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """When the average was last updated, by the parent's name."""
+        return {"latest_update_step": self._updated_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
+        self._updated_at = state_dict["latest_update_step"]
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -124,11 +136,10 @@ class EMA(WeightAveraging):
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        assert self._average_model is not None
         # The module is converted after loading; float64 must not pass through float32.
         values = checkpoint["state_dict"].values()
         dtypes = [value.dtype for value in values if value.is_floating_point()]
-        self._average_model.to(dtype=reduce(torch.promote_types, dtypes, torch.float32))
+        self._average.to(dtype=reduce(torch.promote_types, dtypes, torch.float32))
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
@@ -136,3 +147,9 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers under all their names, as in the state dict."""
     named = (module.named_parameters, module.named_buffers)
     return dict(chain.from_iterable(list_(remove_duplicate=False) for list_ in named))
+
+
+def _copy(values: dict[str, Tensor], module: nn.Module) -> None:
+    with torch.no_grad():
+        for name, tensor in _tensors(module).items():
+            tensor.copy_(values[name])

@@ -4,10 +4,11 @@ from time import monotonic
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
+
+from lightning_ssl.lightning_private import ProgressBar
 
 
-class UpdateProgressBar(RichProgressBar):
+class UpdateProgressBar(ProgressBar):
     """Lightning's rich progress bar, which names the update instead of an endless epoch count.
 
     It shows ``train/loss``, and reads it while training only as often as it is redrawn: reading
@@ -38,9 +39,10 @@ class UpdateProgressBar(RichProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._is_due = True
 
-    def _update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the logged values and show them, if that is due."""
         if self._is_due:
-            super()._update_metrics(trainer, pl_module)
+            super().update_metrics(trainer, pl_module)
             self._last_read = monotonic()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class UpdateProgressBar(RichProgressBar):
         loss = trainer.callback_metrics.get("train/loss")
         return metrics if loss is None else {**metrics, "train/loss": loss.item()}
 
-    def _get_train_description(self, current_epoch: int) -> str:
+    def describe_training(self, current_epoch: int) -> str:
+        """The update that the run stands at, and their number."""
         total = self.trainer.estimated_stepping_batches
         return f"Update {self.trainer.global_step}/{total}"

@@ -21,6 +21,7 @@ from lightning_ssl.cli.arguments import WORDS, classes, expand
 from lightning_ssl.cli.checkpoint import DATA, LINKED, TRAINED_ON, trained_on
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
+from lightning_ssl.lightning_private import CommandLine
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
 
@@ -42,7 +43,7 @@ _FUTILE = (
 set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE)
 
 
-class SSLCLI(LightningCLI):
+class SSLCLI(CommandLine):
     """Lightning's command line with short config names, one run folder and linked data sizes.
 
     Args:
@@ -63,6 +64,7 @@ class SSLCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # the methods configure their own
+            load_from_checkpoint_support=not self.only_parses,
             seed_everything_default=0,
             parser_kwargs={
                 "prog": "lightning-ssl",
@@ -109,11 +111,8 @@ class SSLCLI(LightningCLI):
         return getattr(data, name)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Resolve config names and take what a checkpoint knows, then parse."""
+        """Resolve config names and take what a checkpoint knows first, then parse: flags win."""
         self.config = parser.parse_args(expand(args))
-
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: what the checkpoint knows came first, so that flags win over it."""
 
     def before_instantiate_classes(self) -> None:
         """Fill in the run folder; only training has logs and a stored config."""

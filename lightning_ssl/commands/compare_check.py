@@ -96,6 +96,8 @@ def _check_views(method: str, model: SSLModule | None, data: DescribedData) -> N
 class _UntrainedCLI(SSLCLI):
     """Read options of ``fit``; build, when asked to, what they describe; train nothing."""
 
+    only_parses = True
+
     def __init__(self, options: Sequence[str]) -> None:
         super().__init__(["fit", *options])
 
@@ -104,13 +106,8 @@ class _UntrainedCLI(SSLCLI):
         super().before_instantiate_classes()
         trainer = self.config["fit"].trainer
         trainer.logger, trainer.callbacks = False, None
-        super().instantiate_classes()
-
-    def _set_seed(self) -> None:
-        pass
-
-    def _add_instantiators(self) -> None:
         self.parser.add_instantiator(_outline, SSLModule, subclasses=True)
+        super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
         pass
@@ -119,9 +116,6 @@ class _UntrainedCLI(SSLCLI):
         pass
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
         pass
 
     def _ask_data(self, name: str, data: Any) -> Any:

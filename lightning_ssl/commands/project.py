@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from lightning_ssl.callbacks import Embeddings
+from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.cli.checkpoint import known_to_checkpoint
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.evaluation.projection import class_names, draw_projection
@@ -54,8 +55,7 @@ def project(
             *(() if root is None else ("--data.root", root)),
         ]
     )
-    callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
-    (found,) = [callback for callback in callbacks if isinstance(callback, Embeddings)]
+    (found,) = find_callbacks(cli.trainer, Embeddings)
     labels = class_names(found.targets, cli.datamodule.classes)
     title = f"{len(labels)} {found.stage} images"
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.cli.errors import USER_ERRORS, error_line
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.files import replacing
@@ -30,7 +31,7 @@ def train_and_test(command: Sequence[str]) -> dict[str, Any]:
     # Checkpoints carry its time.
     cli = run_trainer(["fit", *command, "--trainer.callbacks+=pytorch_lightning.callbacks.Timer"])
     trainer: Any = cli.trainer
-    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    (timer,) = find_callbacks(trainer, Timer)
     updates = trainer.global_step
     trainer.loggers = []  # the logged curves are those of training
     last = Path(cli.config["fit"].run_dir, "checkpoints", "last.ckpt")

@@ -15,7 +15,9 @@ from torchmetrics import MetricCollection
 
 from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
+from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.evaluation import evaluation_metrics
+from lightning_ssl.lightning_private import attached_trainer
 from lightning_ssl.losses import softmax
 from lightning_ssl.models import LinearHead, build_backbone, layer_scales, load_weights
 from lightning_ssl.optim import (
@@ -220,9 +222,8 @@ class SSLModule(pl.LightningModule, ABC):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Average the weights for evaluation, unless the trainer already does; check the run."""
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        averaged = any(isinstance(callback, WeightAveraging) for callback in callbacks)
-        checked = any(isinstance(callback, RunChecks) for callback in callbacks)
+        averaged = bool(find_callbacks(self.trainer, WeightAveraging))
+        checked = bool(find_callbacks(self.trainer, RunChecks))
         averages: list[pl.Callback] = (
             [] if averaged or not self.ema_decay else [EMA(self.ema_decay)]
         )
@@ -300,10 +301,11 @@ class SSLModule(pl.LightningModule, ABC):
 
     @property
     def _writes_step(self) -> bool:
-        if self._trainer is None:  # a step by hand, which `log` allows, too
+        trainer = attached_trainer(self)
+        if trainer is None:  # a step by hand, which `log` allows, too
             return False
-        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return bool(interval) and (self.trainer.fit_loop.total_batch_idx + 1) % interval == 0
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(interval) and (trainer.fit_loop.total_batch_idx + 1) % interval == 0
 
     # Evaluation
 
@@ -379,7 +381,8 @@ class SSLModule(pl.LightningModule, ABC):
         Raises:
             ValueError: If another method wrote it.
         """
-        if self._trainer is not None and self._trainer.precision == "64-true":
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.precision == "64-true":
             # Lightning converts the module only after this, and float32 would round the weights.
             self.double()
         own = type(self).__qualname__

@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, Trainer
 
 from lightning_ssl.callbacks import EMA, UpdateProgressBar, progress
 from lightning_ssl.data import SSLDataModule
+from lightning_ssl.lightning_private import average_of
 from lightning_ssl.methods import Supervised
 
 from runs import differences, fit, load
@@ -29,9 +30,10 @@ class Follow(Callback):
         self.averaged: list[State] = []
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        assert self.ema._average_model is not None
+        average = average_of(self.ema)
+        assert average is not None
         self.trained.append(copy(module))
-        self.averaged.append(copy(self.ema._average_model.module))
+        self.averaged.append(copy(average.module))
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         self.on_train_start(trainer, module)
@@ -87,8 +89,9 @@ class AtValidation(Callback):
         self.seen: dict[str, tuple[State, State]] = {}
 
     def keep(self, moment: str, module: Any) -> None:
-        assert self.ema._average_model is not None
-        self.seen[moment] = copy(module), copy(self.ema._average_model.module)
+        average = average_of(self.ema)
+        assert average is not None
+        self.seen[moment] = copy(module), copy(average.module)
 
     def on_validation_start(self, trainer: Trainer, module: Any) -> None:
         self.keep("before", module)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from lightning_ssl.lightning_private import WrappedLoader
 from lightning_ssl.types import Batch
 
 
@@ -62,7 +63,7 @@ class _EvaluationBatches(IterableDataset[tuple[Any, ...]]):
             yield self.fetch(chunk)
 
 
-class _Loader:
+class _Loader(WrappedLoader):
     """Items of a dataset, from workers that live as long as the loader is in use."""
 
     def __init__(
@@ -72,7 +73,7 @@ class _Loader:
         pin_memory: bool,
         keep_workers: bool = True,
     ) -> None:
-        self._loader = DataLoader(
+        loader = DataLoader(
             dataset,
             batch_size=None,
             num_workers=num_workers,
@@ -80,21 +81,7 @@ class _Loader:
             pin_memory=pin_memory,
             collate_fn=_identity,
         )
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._loader)
-
-    @property
-    def _iterator(self) -> Any:
-        """Lightning stops the workers of a finished run by this name.
-
-        Left to the garbage collector each of them takes five seconds to end.
-        """
-        return self._loader._iterator
-
-    @_iterator.setter
-    def _iterator(self, value: None) -> None:
-        self._loader._iterator = value
+        super().__init__(loader)
 
 
 class TrainLoader(_Loader):

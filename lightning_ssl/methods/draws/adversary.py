@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_ssl.checks import check_count
+from lightning_ssl.lightning_private import attached_trainer
 from lightning_ssl.losses import adversarial_direction, full_precision, promote
 from lightning_ssl.models import keep_statistics
 from lightning_ssl.seeding import derive_seed, global_seed
@@ -120,7 +121,8 @@ def draw_directions(
     if step is None:
         return directions.normal_()
     generator = torch.Generator(images.device)
-    ranks = method.trainer.world_size if method._trainer is not None else 1
+    trainer = attached_trainer(method)
+    ranks = 1 if trainer is None else trainer.world_size
     first = (int(step) * ranks + method.global_rank) * len(images)
     for i, direction in enumerate(directions):
         generator.manual_seed(derive_seed(global_seed(), "direction", stream, first + i))

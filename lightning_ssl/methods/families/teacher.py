@@ -6,6 +6,8 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from lightning_ssl.callbacks.find import find_callbacks
+from lightning_ssl.lightning_private import average_of
 from lightning_ssl.methods.base import SSLModule
 from lightning_ssl.models import keep_statistics
 
@@ -29,10 +31,10 @@ class TeacherModule(SSLModule, ABC):
     @property
     def teacher(self) -> SSLModule:
         """The module with averaged weights; a copy that no optimizer sees."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            average = getattr(callback, "_average_model", None)
-            if isinstance(callback, WeightAveraging) and average is not None:
-                module: SSLModule = average.module
+        for callback in find_callbacks(self.trainer, WeightAveraging):
+            average = average_of(callback)
+            if average is not None:
+                module: SSLModule = average.module  # type: ignore[assignment]  # a copy
                 return module
         raise RuntimeError("There is an average only while a trainer fits the method.")
 
