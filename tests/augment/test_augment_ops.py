@@ -90,10 +90,11 @@ def test_leaves_input_and_ignores_layout_and_neighbours(ours, reference, span):
     before = images.clone()
     result = ours(images, values)
     assert torch.equal(images, before)
-    assert torch.equal(ours(images[7:9], values[7:9]), result[7:9])
     strided = torch.rand(24, 3, 20, 40)[..., ::2].copy_(images)
     for other in (images.to(memory_format=torch.channels_last), strided):
         torch.testing.assert_close(ours(other, values), result, atol=1e-6, rtol=0)
+    # What vector instructions round and what the rest of an array does may differ.
+    torch.testing.assert_close(ours(images[7:9], values[7:9]), result[7:9], atol=1e-6, rtol=0)
 
 
 def test_hue_at_special_angles_and_extreme_pixels():

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -206,9 +207,18 @@ def test_evaluation_and_prediction_do_not_depend_on_the_ranks(two_ranks: Any) ->
                "--trainer.accelerator", "cpu", "--predictions.embeddings", "true")  # fmt: skip
     run([*predict, "--predictions.path", "one.csv"])
     two_ranks.run(_predict, *predict, "--predictions.path", "two.csv")
-    assert Path("one.csv").read_text() == Path("two.csv").read_text()
-    assert len(Path("one.csv").read_text().splitlines()) == 38
-    assert Path("one.npy").read_bytes() == Path("two.npy").read_bytes()
+    # A rank's batches are smaller, and a network's last bits depend on the size of a batch.
+    tables = []
+    for name in ("one.csv", "two.csv"):
+        with Path(name).open() as file:
+            tables.append(list(csv.DictReader(file)))
+    assert len(tables[0]) == len(tables[1]) == 37
+    for first, second in zip(*tables, strict=True):
+        probability = float(first.pop("probability"))
+        assert float(second.pop("probability")) == pytest.approx(probability, abs=2e-6)
+        assert first == second
+    embeddings = [np.load(name) for name in ("one.npy", "two.npy")]
+    np.testing.assert_allclose(*embeddings, rtol=1e-5, atol=1e-6)
     assert not list(Path().glob(".*"))
 
 
