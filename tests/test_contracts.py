@@ -175,10 +175,12 @@ def test_sizes(name: str) -> None:
     assert len(NAMES[name].read_text().splitlines()) <= limits.get(room_of(name), 350)
 
 
-def test_losses_and_augmentation_need_no_lightning() -> None:
+def test_losses_and_augmentation_need_no_lightning_and_models_no_timm() -> None:
     code = (
         "import sys; import lightning_ssl.losses, lightning_ssl.augment; "
-        "assert not {'pytorch_lightning', 'torchvision', 'PIL'} & set(sys.modules), 'imported'"
+        "assert not {'pytorch_lightning', 'torchvision', 'PIL'} & set(sys.modules), 'imported'; "
+        "import lightning_ssl.models, lightning_ssl.optim; "
+        "assert not any(m.split('.')[0] == 'timm' for m in sys.modules), 'timm is imported'"
     )
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=False)
     assert done.returncode == 0, done.stderr.decode()

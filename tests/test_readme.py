@@ -1,8 +1,11 @@
 """What README.md and docs/ show works: Python blocks run, commands run or at least parse."""
 
+import json
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from sklearn.datasets import load_digits
 from lightning_ssl.augment import Views
 from lightning_ssl.cli import run
 from lightning_ssl.commands import COMMANDS
+from lightning_ssl.commands.train_and_test import train_and_test
 from lightning_ssl.data import SSLDataModule, from_arrays
 
 ROOT = Path(__file__).parents[1]
@@ -176,8 +180,28 @@ def parses(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert args[0] in COMMANDS or shown in capsys.readouterr().out
 
 
-def test_commands_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+class Here:
+    """A run of `compare` in this process: to start another takes longer than to train."""
+
+    def __init__(self, command: list[str], **kwargs: Any) -> None:
+        path, *options = command[3:]
+        Path(path).write_text(json.dumps(train_and_test(options)))
+
+    def poll(self) -> int:
+        return 0
+
+    def communicate(self) -> None:
+        pass
+
+
+def test_commands_of_the_readme(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the order of the page, as some use what others left behind."""
+    # The package's name of it is the function.
+    compare = import_module("lightning_ssl.commands.compare")
+    popen = SimpleNamespace(Popen=Here, PIPE=None, STDOUT=None)
+    monkeypatch.setattr(compare, "subprocess", popen)
     digits_as_photos()
     listed = commands(PAGES[0])
     assert len(listed) >= 12

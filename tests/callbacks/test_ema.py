@@ -137,15 +137,16 @@ def test_validating_after_fitting_sees_the_checkpoint_asked_for() -> None:
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_a_killed_run_goes_on_bit_for_bit_in_this_precision(precision: str) -> None:
     options = ("--trainer.precision", precision, "--trainer.val_check_interval", "2",
-               "--model.backbone_args", "{bn_momentum: 0.1}", "--model.ema_decay", "0.7",
+               "--model.threshold", "0.15", "--model.backbone_args", "{bn_momentum: 0.1}",
+               "--model.ema_decay", "0.7",
                "--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",
                "--trainer.callbacks.filename", "each",
                "--trainer.callbacks.every_n_train_steps", "1")  # fmt: skip
-    fit("Supervised", "whole", 5, *options)
+    fit("FixMatch", "whole", 5, *options)
     with pytest.raises(SystemExit):
-        fit("Supervised", "cut", 5, *options, "--trainer.callbacks+=probes.Die",
+        fit("FixMatch", "cut", 5, *options, "--trainer.callbacks+=probes.Die",
             "--trainer.callbacks.step", "3")  # fmt: skip
-    fit("Supervised", "resumed", 5, *options, "--ckpt_path", "cut/checkpoints/each.ckpt")
+    fit("FixMatch", "resumed", 5, *options, "--ckpt_path", "cut/checkpoints/each.ckpt")
     whole, resumed = load("whole"), load("resumed")
     dtype = torch.float64 if precision == "64-true" else torch.float32
     for name, value in whole["state_dict"].items():

@@ -1,6 +1,7 @@
 """Callbacks that tests name on the command line."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,17 @@ class Die(Callback):
     def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
         if trainer.fit_loop.total_batch_idx == self.step:
             raise KeyboardInterrupt
+
+
+class Leave(Callback):
+    """Copy a checkpoint at the beginning of a step: what a process killed then would leave."""
+
+    def __init__(self, checkpoint: str, step: int, copy: str = "left.ckpt") -> None:
+        self.checkpoint, self.step, self.copy = checkpoint, step, copy
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.step:
+            shutil.copy(self.checkpoint, self.copy)
 
 
 class KillOnce(Callback):

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
+# Imported once, by a process that has no threads and that the ranks are forks of.
+PRELOAD = ["lightning_ssl.cli", "torchvision", "torch.utils.tensorboard", "sklearn.datasets"]
+
 
 def _serve(rank: int, world_size: int, port: int, pipe: Any) -> None:
     import torch
@@ -39,7 +42,8 @@ class Ranks:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
         self.pipes, self.processes = [], []
         for rank in range(world_size):
             here, there = context.Pipe()

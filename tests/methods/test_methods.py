@@ -270,8 +270,12 @@ def test_there_is_a_row_for_each_method() -> None:
 
 
 @each_method
-def test_trains_evaluates_and_predicts(row: Row) -> None:
-    cli = start(row, "a", 4, "--trainer.log_every_n_steps", "1", "--model.optimizer.lr", "0.007")
+def test_the_paper_config_trains_evaluates_and_predicts(row: Row) -> None:
+    cli: Any = run(["fit", "-c", row.config, *SMALL, "--model.backbone_args", "null", *row.options,
+                    "--run_dir", "a", "--trainer.max_steps", "4", "--trainer.val_check_interval",
+                    "4", "--trainer.log_every_n_steps", "1",
+                    "--model.optimizer.lr", "0.007"])  # fmt: skip
+    assert type(cli.model).__name__ == row.name
     with Path("a/csv/version_0/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) - {"epoch", "step"} == (
@@ -280,10 +284,9 @@ def test_trains_evaluates_and_predicts(row: Row) -> None:
     checkpoint = "a/checkpoints/last.ckpt"
     (tested,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=checkpoint, verbose=False)
     quiet = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
-    validated = run(["validate", "--ckpt_path", checkpoint, *quiet]).trainer.callback_metrics
+    (validated,) = cli.trainer.validate(cli.model, cli.datamodule, checkpoint, verbose=False)
     again = run(["test", "--ckpt_path", checkpoint, *quiet]).trainer.callback_metrics
-    assert tested == {name: value.item() for name, value in again.items()}
-    assert tested == {name: value.item() for name, value in validated.items()}
+    assert tested == validated == {name: value.item() for name, value in again.items()}
 
     run(["predict", "--ckpt_path", checkpoint, "--data.dataset", "digits", *quiet])
     with Path("predictions.csv").open() as file:
@@ -315,13 +318,11 @@ def test_a_killed_run_goes_on_bit_for_bit(row: Row, accumulated: int) -> None:
         *("--trainer.accumulate_grad_batches", str(accumulated), "--data.steps_per_epoch", "4"),
         *("--trainer.val_check_interval", "2"),
     ]
-    start(row, "whole", steps, *options)
-    killed = ("--trainer.callbacks+=probes.Die", "--trainer.callbacks.step", "5")
-    with pytest.raises(SystemExit):
-        start(row, "cut", steps, *options, *killed)
-    assert load("cut", "each")["global_step"] == 5 // accumulated
-    start(row, "cut", steps, *options, "--ckpt_path", "cut/checkpoints/each.ckpt",
-        "--run_dir", "resumed")  # fmt: skip
+    killed = ("--trainer.callbacks+=probes.Leave", "--trainer.callbacks.step", "5",
+              "--trainer.callbacks.checkpoint", "whole/checkpoints/each.ckpt")  # fmt: skip
+    start(row, "whole", steps, *options, *killed)
+    assert torch.load("left.ckpt", weights_only=True)["global_step"] == 5 // accumulated
+    start(row, "resumed", steps, *options, "--ckpt_path", "left.ckpt")
     whole, resumed = load("whole"), load("resumed")
     assert whole["global_step"] == resumed["global_step"] == steps
     assert [d for name in STATES for d in differences(whole[name], resumed[name], name)] == []
@@ -342,21 +343,27 @@ def test_accumulation_equals_one_large_batch(row: Row) -> None:
 
 
 @each_method
-def test_half_precision_stays_close(row: Row) -> None:
-    losses = {}
-    for precision in ("32-true", "bf16-mixed"):
-        # Where a temperature magnifies rounding, weights must not move far in three steps.
-        slow = ("--model.optimizer.lr", "0.001") if row.rounding else ()
-        cli = start(row, precision, 3, "--trainer.precision", precision, *slow,
-                    "--trainer.log_every_n_steps", "1")  # fmt: skip
-        assert next(cli.model.parameters()).dtype == torch.float32
-        with Path(precision, "csv/version_0/metrics.csv").open() as file:
-            losses[precision] = [
-                float(r["train/loss"]) for r in csv.DictReader(file) if r["train/loss"]
-            ]
-    near = pytest.approx(losses["32-true"], rel=0.03, abs=row.rounding)
-    assert losses["bf16-mixed"] == near
-    assert losses["bf16-mixed"] != losses["32-true"]
+def test_the_seed_decides_everything_hidden_targets_nothing_and_precision_little(row: Row) -> None:
+    # Where a temperature magnifies rounding, weights must not move far in three steps.
+    slow = ("--model.optimizer.lr", "0.001") if row.rounding else ()
+    options = (*slow, "--trainer.log_every_n_steps", "1")
+    start(row, "known", 3, *options)
+    start(row, "poisoned", 3, *options, "--trainer.callbacks+=probes.PoisonTargets")
+    start(row, "other", 3, *options, "--seed_everything", "1")
+    known, poisoned, other = load("known"), load("poisoned"), load("other")
+    assert [d for n in STATES for d in differences(known[n], poisoned[n], n)] == []
+    assert differences(known["state_dict"], other["state_dict"]) != []
+
+    cli = start(row, "half", 3, *options, "--trainer.precision", "bf16-mixed")
+    assert next(cli.model.parameters()).dtype == torch.float32
+    losses = _losses("half")
+    assert losses == pytest.approx(_losses("known"), rel=0.03, abs=row.rounding)
+    assert losses != _losses("known")
+
+
+def _losses(run_dir: str) -> list[float]:
+    with Path(run_dir, "csv/version_0/metrics.csv").open() as file:
+        return [float(r["train/loss"]) for r in csv.DictReader(file) if r["train/loss"]]
 
 
 def without_views(row: Row) -> tuple[str, str]:
@@ -394,24 +401,6 @@ def test_two_ranks_equal_one(row: Row, two_ranks: Any) -> None:
 
 def _start(*args: Any) -> None:
     start(*args)
-
-
-@each_method
-def test_the_seed_decides_everything_and_hidden_targets_nothing(row: Row) -> None:
-    start(row, "known", 3)
-    start(row, "poisoned", 3, "--trainer.callbacks+=probes.PoisonTargets")
-    start(row, "other", 3, "--seed_everything", "1")
-    known, poisoned, other = load("known"), load("poisoned"), load("other")
-    assert [d for n in STATES for d in differences(known[n], poisoned[n], n)] == []
-    assert differences(known["state_dict"], other["state_dict"]) != []
-
-
-@each_method
-def test_the_paper_config_runs(row: Row) -> None:
-    cli = run(["fit", "-c", row.config, *SMALL, "--model.backbone_args", "null", *row.options,
-               "--run_dir", "a", "--trainer.max_steps", "2",
-               "--trainer.val_check_interval", "2"])  # fmt: skip
-    assert type(cli.model).__name__ == row.name
 
 
 def _assert_close(first: dict[str, Any], second: dict[str, Any]) -> None:

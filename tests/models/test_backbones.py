@@ -137,14 +137,3 @@ def test_unknown_and_reserved_timm_options():
 def test_no_pretrained_wide_resnet():
     with pytest.raises(ValueError, match="`pretrained` must be False"):
         build_backbone("wrn_10_1", pretrained=True)
-
-
-def test_import_does_not_load_timm():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys; import lightning_ssl.models, lightning_ssl.optim;"
-        "sys.exit(any(m.split('.')[0] == 'timm' for m in sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
