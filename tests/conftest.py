@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, a fresh folder, and two and four ranks for the session."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,11 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
         return _configs[key]
 
     return read
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported and collected, which stays, out of every later garbage collection."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
