@@ -3,8 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VENV_MIN ?= .venv-min
+READY_MIN := $(VENV_MIN)/.ready
 
-.PHONY: install quickstart test test-slow test-gpu lint bench
+.PHONY: install quickstart test test-slow test-gpu test-min lint bench
 
 install: $(READY)
 
@@ -27,6 +29,17 @@ test-slow: install
 # Checks that need a CUDA device.
 test-gpu: install
 	$(BIN)/python -m pytest -q -m gpu
+
+# The suite with the lowest versions that setup.cfg allows, in an environment of its own.
+test-min: $(READY_MIN)
+	$(VENV_MIN)/bin/python -m pytest -q -n 2
+
+$(READY_MIN): setup.cfg pyproject.toml tests/helpers/lowest.py
+	$(PYTHON) -m venv --clear $(VENV_MIN)
+	$(VENV_MIN)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_MIN)/bin/python tests/helpers/lowest.py > $(VENV_MIN)/lowest.txt
+	$(VENV_MIN)/bin/python -m pip install --quiet --editable '.[dev]' -c $(VENV_MIN)/lowest.txt
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
