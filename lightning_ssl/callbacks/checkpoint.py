@@ -63,12 +63,7 @@ class RunCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Save after the last update too, and only after a validation that is due now.
 
@@ -76,7 +71,7 @@ class RunCheckpoint(ModelCheckpoint):
         ``best`` could be another one than without the interruption.
         """
         if self.monitor is not None:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
             return
         # Not in on_train_end: the averaged weights have replaced the trained ones by then.
         is_last = trainer.global_step == trainer.estimated_stepping_batches

@@ -26,17 +26,12 @@ class UpdateProgressBar(ProgressBar):
         self._is_due = True
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Advance the bar; read the logged values if they are due."""
         # Ends of epochs and validations always read, so that the last values are shown.
         self._is_due = self.is_enabled and (monotonic() - self._last_read) * self.refresh_rate >= 1
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
         self._is_due = True
 
     def update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
