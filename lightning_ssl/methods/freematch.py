@@ -30,7 +30,10 @@ class FreeMatch(WeakStrongModule):
         lambda_fairness: Weight of the fairness loss, at least 0.
         decay: Decay of the running means, in [0, 1); the paper has 0.999, which needs thousands of
             updates.
-        clip: Least and greatest :math:`\tau`, both in [0, 1]; the paper has 0.9 and 0.95 on SVHN.
+        clip: Least and greatest threshold of a class, both in [0, 1]; the authors have 0.9 and 0.95
+            on SVHN.
+        clip_classes: Whether ``clip`` holds the threshold of each class, as the authors' code does;
+            false for :math:`\tau` in place of it.
         **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
             ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
@@ -44,12 +47,13 @@ class FreeMatch(WeakStrongModule):
         lambda_fairness: float = 0.001,
         decay: float = 0.99,
         clip: tuple[float, float] = (0.0, 1.0),
+        clip_classes: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         check_weights(lambda_fairness=lambda_fairness)
         self.lambda_fairness = lambda_fairness
-        self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip)
+        self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip, clip_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled, unlabelled and fairness loss, see :meth:`SSLModule.training_step`."""

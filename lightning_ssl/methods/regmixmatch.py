@@ -49,7 +49,8 @@ class RegMixMatch(WeakStrongModule):
         alpha_mix: Beta parameter of the pasted side for confident images, above 0.
         alpha_cam: The same for the others.
         decay: Of the averages behind the thresholds, in [0, 1).
-        clip: Least and greatest :math:`\tau` of FreeMatch, both in [0, 1].
+        clip: Least and greatest threshold of a class, both in [0, 1].
+        clip_classes: See :class:`~lightning_ssl.methods.FreeMatch`.
         **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
             ``separate_weak`` and ``imbalance``, and of :class:`SSLModule`.
 
@@ -69,6 +70,7 @@ class RegMixMatch(WeakStrongModule):
         alpha_cam: float = 16.0,
         decay: float = 0.99,
         clip: tuple[float, float] = (0.0, 1.0),
+        clip_classes: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, lambda_u, **kwargs)
@@ -77,7 +79,7 @@ class RegMixMatch(WeakStrongModule):
         self.lambda_cam, self.alpha_mix = lambda_cam, check_positive("alpha_mix", alpha_mix)
         self.alpha_cam = check_positive("alpha_cam", alpha_cam)
         self.mix_threshold = check_fraction("mix_threshold", mix_threshold)
-        self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip)
+        self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip, clip_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """FreeMatch's loss plus those of mixed images, see :meth:`SSLModule.training_step`."""

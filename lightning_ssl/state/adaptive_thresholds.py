@@ -24,21 +24,27 @@ class SelfAdaptiveThresholds(nn.Module):
     Args:
         num_classes: Number of classes C.
         decay: Of the averages, in [0, 1).
-        clip: Least and greatest :math:`\tau`, both in [0, 1]; the average itself goes on without.
+        clip: Least and greatest threshold, both in [0, 1]; the averages themselves go on without.
+        clip_classes: Whether ``clip`` holds the threshold of each class, as the authors' code does,
+            or the mean confidence :math:`\tau`, so that rarer classes may have less than its least.
 
     Raises:
         ValueError: If an argument is outside its range.
     """
 
     def __init__(
-        self, num_classes: int, decay: float = 0.999, clip: tuple[float, float] = (0.0, 1.0)
+        self,
+        num_classes: int,
+        decay: float = 0.999,
+        clip: tuple[float, float] = (0.0, 1.0),
+        clip_classes: bool = True,
     ) -> None:
         super().__init__()
         if len(clip) != 2 or not 0 <= clip[0] <= clip[1] <= 1:
             raise ValueError(
                 f"`clip` must be two numbers in [0, 1] and not fall, got {tuple(clip)}."
             )
-        self.num_classes, self.clip = num_classes, clip
+        self.num_classes, self.clip, self.clip_classes = num_classes, clip, clip_classes
         self.confidence = ExponentialMean(torch.tensor(1 / num_classes), decay)
         self.probs = ExponentialMean(uniform(num_classes), decay)
         self.histogram = ExponentialMean(uniform(num_classes), decay)
@@ -58,8 +64,10 @@ class SelfAdaptiveThresholds(nn.Module):
 
     def thresholds(self) -> Tensor:
         """Threshold of each class ``(C,)``, in [0, 1]."""
-        overall = self.confidence.value.clamp(*self.clip)
-        return overall * self.probs.value / self.probs.value.max()
+        overall, relative = self.confidence.value, self.probs.value / self.probs.value.max()
+        if self.clip_classes:
+            return (overall * relative).clamp(*self.clip)
+        return overall.clamp(*self.clip) * relative
 
     def fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Fairness loss of a batch against the averages, over all processes.

@@ -184,8 +184,10 @@ class Memory:
 class SelfAdaptive:
     """FreeMatch's averages in floats: equations 5 to 11 of https://arxiv.org/abs/2205.07246."""
 
-    def __init__(self, classes: int, decay: float, clip: tuple[float, float] = (0.0, 1.0)) -> None:
-        self.decay, self.clip, self.confidence = decay, clip, 1 / classes
+    def __init__(
+        self, classes: int, decay: float, clip: tuple[float, float] = (0.0, 1.0), each: bool = True
+    ) -> None:
+        self.decay, self.clip, self.each, self.confidence = decay, clip, each, 1 / classes
         self.probs, self.histogram = [1 / classes] * classes, [1 / classes] * classes
 
     def update(self, rows: list[list[float]]) -> None:
@@ -199,8 +201,10 @@ class SelfAdaptive:
 
     def thresholds(self) -> list[float]:
         """One per class."""
-        overall = min(max(self.confidence, self.clip[0]), self.clip[1])
-        return [overall * p / max(self.probs) for p in self.probs]
+        low, high = self.clip
+        overall = self.confidence if self.each else min(max(self.confidence, low), high)
+        found = [overall * p / max(self.probs) for p in self.probs]
+        return [min(max(t, low), high) for t in found] if self.each else found
 
     def fairness(self, kept: list[Tensor]) -> Tensor:
         """Loss of the strong predictions that passed the thresholds, as logits."""

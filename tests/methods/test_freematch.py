@@ -7,6 +7,7 @@ import torch
 
 from lightning_ssl.losses import fairness_loss
 from lightning_ssl.methods import FreeMatch
+from lightning_ssl.state.adaptive_thresholds import SelfAdaptiveThresholds
 from lightning_ssl.types import Batch, Samples
 
 from by_hand import SelfAdaptive, best, cross_entropy, labeled_loss
@@ -14,13 +15,14 @@ from steps import EXACT, compare, images, read_images, rows, teach
 
 
 @pytest.mark.parametrize(
-    ("clip", "weight", "decay", "scale"),
-    [((0.0, 1.0), 0.5, 0.9, 2.0), ((0.9, 0.95), 0.01, 0.8, 3.0), ((0.0, 0.3), 1.0, 0.99, 1.0)],
-)
-def test_sixty_steps_equal_loops(clip, weight, decay, scale):
+    ("clip", "each", "weight", "decay", "scale"),
+    [((0.0, 1.0), True, 0.5, 0.9, 2.0), ((0.9, 0.95), True, 0.01, 0.8, 3.0),
+     ((0.9, 0.95), False, 0.01, 0.8, 3.0), ((0.0, 0.3), False, 1.0, 0.99, 1.0)],
+)  # fmt: skip
+def test_sixty_steps_equal_loops(clip, each, weight, decay, scale):
     generator = torch.Generator().manual_seed(2)
-    module = read_images(FreeMatch(4, weight, decay, clip, lambda_u=1.5, backbone="wrn_10_1"))
-    past, kept_counts = SelfAdaptive(4, decay, clip), []
+    module = read_images(FreeMatch(4, weight, decay, clip, each, lambda_u=1.5, backbone="wrn_10_1"))
+    past, kept_counts = SelfAdaptive(4, decay, clip, each), []
     for step in range(60):
         x, weak, strong = (images(n, 4, generator, scale) for n in (3, 6, 6))
         target = torch.randint(4, (3,), generator=generator)
@@ -91,6 +93,16 @@ def test_the_first_batch_is_masked_by_thresholds_that_know_it():
     x = Samples({"weak": torch.zeros(1, 1, 2, 1, 1, dtype=torch.float64)}, torch.tensor([0]))
     # The overall threshold is the mean of both confidences, not 1 / 2: one image is kept.
     assert module.training_step(Batch(0, x, u), 0).item() == pytest.approx(1.5 * math.log(2))
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_a_rare_class_has_at_least_the_lower_end_in_the_authors_code(each):
+    thresholds = SelfAdaptiveThresholds(4, 0.5, (0.9, 0.95), each)
+    thresholds.confidence.value.fill_(0.93)
+    thresholds.probs.value.copy_(torch.tensor([0.08, 0.76, 0.08, 0.08]))
+    found = thresholds.thresholds().tolist()
+    rare = 0.93 * 0.08 / 0.76
+    assert found == pytest.approx([0.9, 0.93, 0.9, 0.9] if each else [rare, 0.93, rare, rare])
 
 
 @pytest.mark.parametrize(
