@@ -1,7 +1,7 @@
 """CTAugment: random operations at the magnitudes that have been seen to keep the label."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lightning_ssl.augment.base import (
 from lightning_ssl.checks import check_fraction
 from lightning_ssl.state.wide_buffers import WideBuffers
 
+Translation = Literal["fraction", "pixels"]
 _NUM_OPS = 2
 """Operations per image."""
 _LEVELS = 2
@@ -101,6 +102,12 @@ OPERATIONS = (
 )
 """The operations with the ranges of the paper; a shift is a fraction of the side, as there."""
 
+_PIXELS = tuple(
+    op._replace(function=lambda images, level: images) if op.name.startswith("translate") else op
+    for op in OPERATIONS
+)
+"""As in the authors' code, whose shift of at most 0.3 pixels finds the same nearest pixels."""
+
 _COUNTS = torch.tensor([[*op.bins, *[0] * (_LEVELS - len(op.bins))] for op in OPERATIONS])
 
 
@@ -108,7 +115,22 @@ class CTAugmentProbe(Transform):
     """Two operations at uniform levels, to find out which levels keep the label.
 
     Reference: Berthelot et al., 2020, https://arxiv.org/abs/1911.09785, sec. 3.2.2.
+
+    Args:
+        translation: What shifts by up to 0.3 are counted in: ``fraction`` of the side as in the
+            paper, or ``pixels`` as in the code of ReMixMatch and FixMatch, which moves nothing.
+
+    Raises:
+        ValueError: If ``translation`` is neither.
     """
+
+    def __init__(self, translation: Translation = "fraction") -> None:
+        super().__init__()
+        if translation not in get_args(Translation):
+            raise ValueError(
+                f"`translation` must be one of {get_args(Translation)}, got {translation!r}."
+            )
+        self.translation = translation
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Any]:
         """Draw the operations of ``n`` images; which levels the uniforms mean is not decided here.
@@ -135,7 +157,8 @@ class CTAugmentProbe(Transform):
 
     def _apply_all(self, images: Tensor, drawn: dict[str, Any], overwrite: bool) -> Tensor:
         levels = self.levels(drawn)
-        functions = [_bound(operation, levels) for operation in OPERATIONS]
+        operations = OPERATIONS if self.translation == "fraction" else _PIXELS
+        functions = [_bound(operation, levels) for operation in operations]
         return apply_slots(images, drawn["op"], functions, overwrite)
 
 
@@ -166,6 +189,7 @@ class CTAugment(WideBuffers, CTAugmentProbe):
     Args:
         threshold: Share of the largest weight in [0, 1] below which a bin is not drawn.
         decay: Weight of the old rate, :math:`d`, in (0, 1).
+        translation: See :class:`CTAugmentProbe`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -173,8 +197,10 @@ class CTAugment(WideBuffers, CTAugmentProbe):
 
     rates: Tensor
 
-    def __init__(self, threshold: float = 0.8, decay: float = 0.99) -> None:
-        super().__init__()
+    def __init__(
+        self, threshold: float = 0.8, decay: float = 0.99, translation: Translation = "fraction"
+    ) -> None:
+        super().__init__(translation)
         self.threshold = check_fraction("threshold", threshold)
         if not 0 < decay < 1:
             raise ValueError(f"`decay` must be in (0, 1), got {decay}.")

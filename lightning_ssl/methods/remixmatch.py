@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_ssl.augment import CTAugmentProbe, View
+from lightning_ssl.augment.ctaugment import Translation
 from lightning_ssl.augment.geometry import quarter_turns
 from lightning_ssl.checks import check_count, check_fraction, check_temperature, check_weights
 from lightning_ssl.losses import cross_entropy, mixup, sharpen, weighted_cross_entropy
@@ -53,6 +54,8 @@ class ReMixMatch(TeacherModule):
             on the command line. None for a running mean over labelled batches.
         augment: ``randaugment`` for the strong views and weak labelled images, or the paper's
             ``ctaugment`` for both, which needs some hundred updates to find its magnitudes.
+        translation: What CTAugment's shifts by up to 0.3 are counted in: ``fraction`` of the side
+            as in the paper, or ``pixels`` as in its code, which moves nothing.
         imbalance: Correction for classes of which few images are labelled, whose teacher is in the
             place of the alignment, see :class:`~lightning_ssl.methods.families.WeakStrongModule`.
         imbalance_args: Further arguments of that class.
@@ -74,6 +77,7 @@ class ReMixMatch(TeacherModule):
         ramp: float = 0.1,
         class_counts: Sequence[int] | None = None,
         augment: Augment = "randaugment",
+        translation: Translation = "fraction",
         imbalance: CorrectionName | None = None,
         imbalance_args: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -81,7 +85,8 @@ class ReMixMatch(TeacherModule):
         super().__init__(num_classes, **kwargs)
         plain = partial(Alignment, num_classes, class_counts)
         self.imbalance = add_correction(self, imbalance, imbalance_args, class_counts, plain)
-        self.ctaugment = build_ctaugment(augment)
+        self.ctaugment = build_ctaugment(augment, translation)
+        self.translation: Translation = translation
         if self.ctaugment is not None:
             self.require_average()
         check_weights(lambda_u=lambda_u, lambda_kl=lambda_kl, lambda_rotation=lambda_rotation)
@@ -97,15 +102,9 @@ class ReMixMatch(TeacherModule):
         if self.ctaugment is None:
             return {"labeled": {"weak": 1}, "unlabeled": {"weak": 1, "strong": self.strong_views}}
         strong = View(self.ctaugment, self.strong_views, after="weak")
-        labeled = {"strong": strong._replace(copies=1), "probe": View(CTAugmentProbe(), 1, "weak")}
+        probe = View(CTAugmentProbe(self.translation), after="weak")
+        labeled = {"strong": strong._replace(copies=1), "probe": probe}
         return {"labeled": labeled, "unlabeled": {"weak": 1, "strong": strong}}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of the optimizer: weight decay on kernels, not on the rotation head's."""
-        kernels, rest, *layers = super().parameter_groups()  # the heads come first
-        kernels["params"] = [p for p in kernels["params"] if p is not self.rotation.weight]
-        rest["params"].append(self.rotation.weight)
-        return [kernels, rest, *layers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the losses, see :meth:`SSLModule.training_step`."""

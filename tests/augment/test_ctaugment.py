@@ -125,6 +125,27 @@ def test_operations_equal_pil_and_torchvision(name, size):
         assert (y - reference(x, *values[:count])).abs().max() * 255 <= tolerance
 
 
+@pytest.mark.parametrize("kind", [CTAugment, CTAugmentProbe])
+def test_shifts_in_pixels_move_nothing_as_in_the_original(kind):
+    """Which PIL confirms: the nearest pixel to a place 0.3 pixels off is the same one."""
+    images = make_images(32)
+    for name in NAMES:
+        drawn = {"op": torch.full((32, 2), NAMES.index(name)), "uniform": torch.rand(32, 2, 2)}
+        drawn["op"][:, 1] = NAMES.index("identity")
+        moved = kind()(images, drawn)
+        same = kind(translation="pixels")(images, drawn)
+        if not name.startswith("translate"):
+            assert torch.equal(same, moved)
+            continue
+        assert not torch.equal(moved, images)
+        assert torch.equal(same, images)
+        for image, level in zip(images, drawn["uniform"][:, 0, 0].tolist(), strict=True):
+            delta = (0, signed(level))[:: 1 if name.endswith("y") else -1]
+            matrix = (1, 0, delta[0], 0, 1, delta[1])
+            pil = to_pil(image).transform((20, 20), Image.Transform.AFFINE, matrix)
+            assert torch.equal(from_pil(pil), image)
+
+
 def test_the_side_of_a_cutout_is_the_papers():
     """One more than 0.499 of the level: where half of it is a whole number, half would be more."""
     cutout = OPERATIONS[NAMES.index("cutout")].function

@@ -238,16 +238,16 @@ def test_only_the_mixed_images_move_running_statistics(monkeypatch: pytest.Monke
         },
     ],
 )
-def test_the_rotation_head_does_not_decay_and_everything_is_trained(network: Any) -> None:
+def test_the_rotation_head_decays_as_in_the_original(network: Any) -> None:
     module = ReMixMatch(C, **network)
     decayed, rest, *layers = module.parameter_groups()
     parts = [id(p) for group in (decayed, rest, *layers) for p in group["params"]]
     assert sorted(parts) == sorted(id(p) for p in module.parameters())
     assert rest["weight_decay"] == 0
-    inside = {id(p) for p in rest["params"]}
-    assert {id(p) for p in module.rotation.parameters()} <= inside
-    assert id(module.classifier.weight) not in inside
-    assert sum(p.ndim > 1 for p in rest["params"]) == 1
+    inside = {id(p) for p in decayed["params"]}
+    assert {id(module.rotation.weight), id(module.classifier.weight)} <= inside  # type: ignore
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert not any(p.ndim > 1 for p in rest["params"])
 
 
 def test_average_and_checkpoint_hold_the_head_the_means_and_the_rates() -> None:
@@ -306,6 +306,7 @@ def test_without_what_the_probes_drew_is_an_error() -> None:
         ({"temperature": math.nan}, r"`temperature` must be above 0, got nan"),
         ({"alpha": -1.0}, r"`alpha` must be at least 0, got -1"),
         ({"lambda_kl": -0.5}, r"`lambda_kl` must be at least 0, got -0.5"),
+        ({"translation": "side"}, r"`translation` must be one of \('fraction', .*, got 'side'"),
         ({"augment": "auto"}, r"`augment` must be one of \('ctaugment', 'rand.*, got 'auto'"),
         (
             {"class_counts": [1, 2]},
@@ -361,5 +362,5 @@ def test_configs_have_the_published_values(name: str, printed: Any) -> None:
         assert optimizer["name"] == "adamw"
         assert optimizer["lr"] * optimizer["weight_decay"] == pytest.approx(4e-5)
         assert model["schedule"]["name"] == "constant"
-        assert model["augment"] == "ctaugment"
+        assert (model["augment"], model["translation"]) == ("ctaugment", "pixels")
         assert data["normalize"] == "symmetric"

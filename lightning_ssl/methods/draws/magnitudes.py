@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_ssl.augment import CTAugment
+from lightning_ssl.augment.ctaugment import Translation
 from lightning_ssl.distributed import gather
 from lightning_ssl.losses import softmax
 from lightning_ssl.types import Samples
@@ -14,18 +15,20 @@ from lightning_ssl.types import Samples
 Augment = Literal["ctaugment", "randaugment"]
 
 
-def build_ctaugment(augment: Augment) -> CTAugment | None:
+def build_ctaugment(augment: Augment, translation: Translation) -> CTAugment | None:
     """The strong views that an option names.
 
     Args:
         augment: Whose strong views: ``ctaugment``, or ``randaugment`` without a ``ctaugment``.
+        translation: What its shifts are counted in.
 
     Raises:
         ValueError: If there is no such option.
     """
     if augment not in get_args(Augment):
         raise ValueError(f"`augment` must be one of {get_args(Augment)}, got {augment!r}.")
-    return CTAugment() if augment == "ctaugment" else None
+    ctaugment = CTAugment(translation=translation)  # names a wrong value in either case
+    return ctaugment if augment == "ctaugment" else None
 
 
 @torch.no_grad()
