@@ -2,9 +2,11 @@
 
 Images ``(N, C, H, W)``, floats in [0, 1]; parameters ``(N,)`` on the CPU or, but for quarter turns
 and flips, on the images' device. Rotation, shear and translation sample the nearest pixel, as PIL's
-``Image.transform`` and torchvision do unless told otherwise, and fill with black, PIL's and
-FixMatch's choice.
+``Image.transform`` and torchvision do unless told otherwise, and fill with black, as PIL, TorchSSL
+and USB do; google-research/fixmatch, whose images are transparent there, has grey.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -95,7 +97,9 @@ def translate_y(images: Tensor, fraction: Tensor, fill: float = 0.0) -> Tensor:
     return affine(images, translate_y_matrix(fraction, *images.shape[-2:]), fill)
 
 
-def cutout(images: Tensor, side: Tensor, centre: Tensor, fill: float = 0.5) -> Tensor:
+def cutout(
+    images: Tensor, side: Tensor, centre: Tensor, fill: float | Sequence[float] = 0.5
+) -> Tensor:
     """Paint a square, clipped at the border; see also :func:`cutout_`.
 
     Args:
@@ -103,18 +107,32 @@ def cutout(images: Tensor, side: Tensor, centre: Tensor, fill: float = 0.5) -> T
         side: Side of the square in pixels, int64 ``(N,)``; 0 paints nothing.
         centre: Row and column of the centre, int64 ``(N, 2)``; the square starts ``side // 2``
             before it.
-        fill: Its value; the default is the grey of FixMatch.
+        fill: Its value, or one for each channel; the default is the grey of FixMatch.
     """
     return cutout_(images.clone(), side, centre, fill)
 
 
-def cutout_(images: Tensor, side: Tensor, centre: Tensor, fill: float = 0.5) -> Tensor:
+def cutout_(
+    images: Tensor, side: Tensor, centre: Tensor, fill: float | Sequence[float] = 0.5
+) -> Tensor:
     """Do what :func:`cutout` does in place."""
-    height, width = images.shape[-2:]
-    first = centre - (side // 2)[:, None]
-    rows, columns = _interval(first[:, 0], side, height), _interval(first[:, 1], side, width)
-    paint = move(rows, images)[:, None, :, None] * move(columns, images)[:, None, None, :]
-    return images.mul_(1 - paint).add_(paint, alpha=fill)
+    return paint_(images, centre - (side // 2)[:, None], side[:, None].expand(-1, 2), fill)
+
+
+def paint_(images: Tensor, first: Tensor, length: Tensor, fill: float | Sequence[float]) -> Tensor:
+    """Paint a rectangle in place, clipped at the border.
+
+    Args:
+        images: Images ``(N, C, H, W)``.
+        first: Its first row and column, int64 ``(N, 2)``.
+        length: How many rows and columns it has, int64 ``(N, 2)``.
+        fill: Its value, or one for each channel.
+    """
+    sides = zip(first.unbind(1), length.unbind(1), images.shape[-2:], strict=True)
+    rows, columns = (move(_interval(start, count, side), images) for start, count, side in sides)
+    paint = rows[:, None, :, None] * columns[:, None, None, :]
+    colour = move(torch.tensor(fill).view(-1, 1, 1), images)
+    return images.mul_(1 - paint).addcmul_(paint, colour)
 
 
 def _interval(first: Tensor, length: Tensor, size: int) -> Tensor:

@@ -110,21 +110,32 @@ class Cutout(Transform):
 
     Args:
         side: Side in pixels; None for half the image's height, FixMatch's choice.
-        fill: Its value.
+        fill: Its value, or one for each channel, of which images with another number of channels
+            get the mean; the toolboxes have (125, 123, 114) / 255.
+        random_side: Whether each image's side is uniform between 0 and ``side``, and the square
+            drawn by the rule of TorchSSL and USB: with one more pixel, and moved into the image at
+            the top and the left, where others are clipped.
 
     Raises:
         ValueError: If ``side`` is negative.
     """
 
-    def __init__(self, side: int | None = None, fill: float = 0.5) -> None:
+    def __init__(
+        self,
+        side: int | None = None,
+        fill: float | Sequence[float] = 0.5,
+        random_side: bool = False,
+    ) -> None:
         super().__init__()
         if side is not None and side < 0:
             raise ValueError(f"`side` must be at least 0, got {side}.")
-        self.side, self.fill = side, fill
+        self.side, self.random_side = side, random_side
+        self.fill = (fill,) if isinstance(fill, int | float) else tuple(fill)
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Any]:
-        """Draw ``centre``, uniforms in [0, 1), float32 ``(n, 2)``."""
-        return {"centre": torch.rand(n, 2, generator=generator)}
+        """Draw ``centre``, uniforms in [0, 1), float32 ``(n, 2)``, and ``side`` where random."""
+        drawn = {"centre": torch.rand(n, 2, generator=generator)}
+        return drawn | {"side": torch.rand(n, generator=generator)} if self.random_side else drawn
 
     def forward(self, images: Tensor, drawn: dict[str, Any]) -> Tensor:
         """Paint. See :meth:`Transform.forward`."""
@@ -133,9 +144,18 @@ class Cutout(Transform):
     def overwrite(self, images: Tensor, drawn: dict[str, Any]) -> Tensor:
         """Paint in place."""
         height, width = images.shape[-2:]
-        side = torch.tensor(height // 2 if self.side is None else self.side).expand(len(images))
-        centre = (drawn["centre"].double() * torch.tensor([height, width])).long()
-        return geometry.cutout_(images, side, centre, self.fill)
+        fill, side = self.fill, height // 2 if self.side is None else self.side
+        if len(fill) != images.shape[1]:
+            fill = (sum(fill) / len(fill),)
+        centre = drawn["centre"].double() * torch.tensor([height, width])
+        if not self.random_side:
+            sides = torch.tensor(side).expand(len(images))
+            return geometry.cutout_(images, sides, centre.long(), fill)
+        drawn_side = (side * drawn["side"].double())[:, None]
+        first = (centre - drawn_side / 2).clamp(min=0).long()
+        # PIL's rectangle holds its last pixel.
+        length = (first + drawn_side).long() + 1 - first
+        return geometry.paint_(images, first, length * (drawn_side > 0), fill)
 
 
 class QuarterTurns(Transform):

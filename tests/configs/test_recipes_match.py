@@ -15,6 +15,9 @@ def read(name: str) -> Any:
     return yaml.safe_load(Path(find_config(name)).read_text())
 
 
+USB = {"backbone_args": {"bn_momentum": 0.001, "raw_shortcut_input": True}}
+
+
 @pytest.mark.parametrize(
     ("name", "like", "changes"),
     [
@@ -25,30 +28,51 @@ def read(name: str) -> Any:
         ("freematch_svhn", "freematch", {"clip": [0.9, 0.95]}),
         ("flexmatch_cifar100", "fixmatch_cifar100", {}),
         ("flexmatch_stl10", "fixmatch_stl10", {}),
-        ("fixmatch_usb", "fixmatch", {}),
-        ("flexmatch_usb", "flexmatch", {}),
+        ("fixmatch_usb", "fixmatch", USB),
+        ("flexmatch_usb", "flexmatch", USB),
         (
             "adamatch_usb",
             "fixmatch",
-            {"threshold": 0.95, "decay": 0.999, "simple": True, "ramp": 0},
+            {"threshold": 0.95, "decay": 0.999, "simple": True, "ramp": 0} | USB,
         ),
     ],
 )
 def test_only_the_method_changes(name: str, like: str, changes: dict[str, Any]) -> None:
     config, other = read(name), read(like)
     changed = different(config["model"], other["model"]) - {"class_path"}
-    assert changed == {f"init_args.{option}" for option in changes}
+    options = different(config["model"]["init_args"], other["model"]["init_args"])
+    assert changed == {f"init_args.{option}" for option in options}
+    assert {option.partition(".")[0] for option in options} == set(changes)
     assert {option: config["model"]["init_args"][option] for option in changes} == changes
-    assert config["trainer"] == other["trainer"]
+    trainer = {"val_check_interval": 5_120} if name.endswith("usb") else {}
+    assert config["trainer"] == other["trainer"] | trainer
     assert {key: config["data"][key] for key in other["data"]} == other["data"]
 
 
-@pytest.mark.parametrize("name", ["fixmatch_usb", "flexmatch_usb", "adamatch_usb"])
-def test_three_operations_as_in_the_toolboxes(name: str) -> None:
-    config = read(name)
-    assert config["data"]["views"] == read("remixmatch_usb")["data"]["views"]
-    transforms = config["data"]["views"]["strong"]["init_args"]["transforms"]
-    assert [t.get("init_args") for t in transforms] == [None, None, {"num_ops": 3}, None]
+STRONG = ("fixmatch_usb", "flexmatch_usb", "adamatch_usb", "remixmatch_usb")
+
+
+@pytest.mark.parametrize("name", [*STRONG, "usb_cifar100", "usb_stl10"])
+def test_strong_views_are_those_of_usb(name: str) -> None:
+    """``semilearn/datasets/augmentation/randaugment.py``, and the crops before it."""
+    transforms = read(name)["data"]["views"]["strong"]["init_args"]["transforms"]
+    classes = ["HorizontalFlip", "PadCrop", "RandAugment", "Cutout"]
+    assert [t["class_path"].rpartition(".")[2] for t in transforms] == classes
+    *moved, operations, cutout = (t.get("init_args") for t in transforms)
+    assert (moved, operations) == ([None, None], {"num_ops": 3, "pool": "torchssl"})
+    assert cutout["random_side"]
+    assert [round(255 * value, 4) for value in cutout["fill"]] == [125, 123, 114]
+    assert set(cutout) == {"random_side", "fill"}
+
+
+@pytest.mark.parametrize("name", [*STRONG, "mixmatch_usb"])
+def test_pixels_and_network_are_those_of_usb(name: str, printed: Any) -> None:
+    config = printed(name)
+    assert config["data"]["mean"] == [0.485, 0.456, 0.406]
+    assert config["data"]["std"] == [0.229, 0.224, 0.225]
+    assert config["model"]["backbone"] == "wrn_28_2"
+    assert config["model"]["backbone_args"] == USB["backbone_args"]
+    assert config["trainer"]["val_check_interval"] == 5 * 1_024
 
 
 def test_adamatch() -> None:

@@ -71,6 +71,7 @@ def test_recipes_train(name: str) -> None:
         data = [*("--data.dataset", "digits", "--data.num_labels", "20"),
                 *("--data.labels_per_class", "null", "--data.fold", "null"),
                 *("--data.image_size", "16", "--data.batch_size", "4"),
+                *("--data.mean", "null", "--data.std", "null"),
                 *("--model.backbone", "wrn_10_1")]  # fmt: skip
     elif name in S4L:
         data = [*("--data.dataset", "digits", "--data.labels_per_class", "2"),
