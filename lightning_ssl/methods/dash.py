@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_ssl.checks import check_fraction, check_positive, check_temperature
+from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import confident, cross_entropy, sharpen, weighted_cross_entropy
 from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.optim.ramps import progress
@@ -29,8 +30,8 @@ class Dash(WeakStrongModule):
     probable class afterwards. At first, in the warm-up, labelled images learn alone;
     :math:`\rho_0` is their mean loss over its last 64 batches, and k counts the periods since.
 
-    Reference: Xu et al., 2021, https://arxiv.org/abs/2109.00650, algorithm 1; soft and hard targets
-    and the constants as in TorchSSL, which starts from the loss of its evaluation set.
+    Reference: Xu et al., 2021, https://arxiv.org/abs/2109.00650, algorithm 1, and its code; the
+    constants as in USB, which starts from the loss of its evaluation set.
 
     Args:
         num_classes: Number of classes; taken from the data on the command line.
@@ -41,6 +42,9 @@ class Dash(WeakStrongModule):
         rho_scale: Factor C of the threshold's start, above 0.
         rho_min: Where the threshold stays, in nats, above 0; 0.05 is a confidence of 0.951.
         temperature: T of soft targets, above 0; 1 does not sharpen.
+        official: Whether as in idstcv/Dash: all unlabelled images count in the warm-up, by soft
+            targets, :math:`\rho_0` is their loss in its last 64 batches, and the unlabelled loss
+            is a mean over the images that are kept. Its values are in the documentation.
         **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
             ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
@@ -57,6 +61,7 @@ class Dash(WeakStrongModule):
         rho_scale: float = 1.0001,
         rho_min: float = 0.05,
         temperature: float = 0.5,
+        official: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
@@ -67,7 +72,7 @@ class Dash(WeakStrongModule):
         self.warmup, self.period = check_fraction("warmup", warmup), period
         self.gamma, self.rho_scale = gamma, check_positive("rho_scale", rho_scale)
         self.rho_min = check_positive("rho_min", rho_min)
-        self.temperature = check_temperature(temperature)
+        self.temperature, self.official = check_temperature(temperature), official
         # Before any batch: the loss of a network that knows nothing.
         self.rho_start = WindowMean(torch.tensor(math.log(num_classes)), window=64)
 
@@ -76,7 +81,7 @@ class Dash(WeakStrongModule):
         batch = as_batch(batch)
         done = progress(self, "`model` must not be Dash")
         periods = (_exact(done) - _exact(self.warmup)) // _exact(self.period)
-        if periods < 0:
+        if periods < 0 and not self.official:
             logits_x = self.head(self.embed(batch.labeled.views["weak"][0]))
             loss_x = cross_entropy(self.imbalance.labeled(logits_x), batch.labeled.target)
             self.rho_start.update(loss_x)
@@ -86,16 +91,23 @@ class Dash(WeakStrongModule):
         logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         rho = self.rho_start.value * (self.rho_scale * self.gamma**-periods)
+        if periods < 0:
+            rho = torch.full_like(rho, math.inf)  # every image counts
         # The loss of the most probable class is minus the logarithm of its probability.
         label, mask = confident(probs, torch.exp(-rho.clamp(min=self.rho_min)))
         hard = functional.one_hot(label, self.num_classes).to(probs)
         target = hard.where(rho <= self.rho_min, sharpen(probs, temperature=self.temperature))
         loss_u = weighted_cross_entropy(logits_strong, target, mask)
+        if periods < 0:
+            self.rho_start.update(loss_u)
+        if self.official:
+            loss_u = loss_u / mean_over_ranks(mask.to(loss_u).mean()).clamp(min=1e-12)
         loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
         self.log_losses(loss, x=loss_x, u=loss_u, **further)
         self.log_pseudo_labels(probs, mask, batch.unlabeled.hidden_target)
-        self.log("train/rho", rho.clamp(min=self.rho_min))
+        if periods >= 0:
+            self.log("train/rho", rho.clamp(min=self.rho_min))
         return loss
 
 

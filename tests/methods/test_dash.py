@@ -15,22 +15,23 @@ from steps import at_update, read_images
 STEPS = 160
 
 
-@pytest.mark.parametrize("warmup", [80, 0])
-def test_all_steps_equal_the_paper(warmup):
+@pytest.mark.parametrize(("warmup", "official"), [(80, False), (0, False), (80, True)])
+def test_all_steps_equal_the_paper_or_its_code(warmup, official):
     rho_min, gamma, scale, temperature, weight = 0.1, 1.27, 1.3, 0.7, 2.0
     losses, ks, kinds, kept = [torch.tensor(math.log(CLASSES)).item()] * 64, [], [], []
 
     def loss_by_hand(step, predict, batch):
         loss = labeled_loss(predict(batch.labeled.views["weak"][0]), batch.labeled.target)
-        if step < warmup:
+        if step < warmup and not official:
             losses.append(loss.item())
             return loss
         start = sum(losses[-64:]) / 64
-        ks.append((step - warmup) // 5)
-        rho = max(scale * gamma ** -ks[-1] * start, rho_min)
+        k = (step - warmup) // 5
+        rho = max(scale * gamma**-k * start, rho_min) if step >= warmup else 500.0
+        ks.extend([k] * (step >= warmup))
         kinds.append("hard" if rho == rho_min else "soft")
         u = batch.unlabeled.views
-        probs = predict(u["weak"][0]).detach().softmax(1).tolist()
+        probs, unlabeled, count = predict(u["weak"][0]).detach().softmax(1).tolist(), 0.0, 0
         for p, z in zip(probs, predict(u["strong"][0]), strict=True):
             label = p.index(max(p))
             kept.append(-math.log(p[label]) <= rho)
@@ -38,11 +39,13 @@ def test_all_steps_equal_the_paper(warmup):
             soft = [v / sum(powers) for v in powers]
             target = [float(c == label) for c in range(CLASSES)] if kinds[-1] == "hard" else soft
             h = sum(q * cross_entropy(z, c) for c, q in enumerate(target))
-            loss = loss + weight * kept[-1] * h / len(probs)
-        return loss
+            unlabeled, count = unlabeled + kept[-1] * h, count + kept[-1]
+        if step < warmup:
+            losses.append(unlabeled.item() / len(probs))
+        return loss + weight * unlabeled / (max(count, 1) if official else len(probs))
 
     values = (warmup / STEPS, 5 / STEPS, gamma, scale, rho_min, temperature)
-    module = linear("Dash", *values, lambda_u=weight)
+    module = linear("Dash", *values, official, lambda_u=weight)
     train_both(module, draw_batches(STEPS, weak=1, strong=1), loss_by_hand)
     assert ks[0] == 0
     assert ks[-1] == (STEPS - warmup - 1) // 5
@@ -51,6 +54,8 @@ def test_all_steps_equal_the_paper(warmup):
     start = module.rho_start.value.item()
     assert start == pytest.approx(sum(losses[-64:]) / 64, abs=1e-12)
     assert (start < 0.9 * math.log(CLASSES)) == (warmup > 0)
+    # Pulled from the images kept and dropped in the same step.
+    assert not official or 0.5 < sum(kept) / len(kept) < 1
 
 
 @pytest.mark.parametrize("total", [160, 1000, 2**20])
