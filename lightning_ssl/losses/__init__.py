@@ -22,7 +22,7 @@ from lightning_ssl.losses.resizemix import Box, kept_share, resize_mix
 from lightning_ssl.losses.ropaws import ropaws_probs
 from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
 from lightning_ssl.losses.similarity import aggregate, unfold
-from lightning_ssl.losses.triplet import batch_hard_triplet_loss
+from lightning_ssl.losses.triplet import batch_hard_triplet_loss, swapped_identities
 from lightning_ssl.losses.vat import (
     adversarial_direction,
     kl_divergence,
@@ -64,6 +64,7 @@ __all__ = (
     "softmax",
     "squared_error",
     "suncet_loss",
+    "swapped_identities",
     "unfold",
     "unit_direction",
     "vat_loss",

@@ -27,7 +27,8 @@ def batch_hard_triplet_loss(embeddings: Tensor, image: Tensor | None = None) -> 
     Args:
         embeddings: ``(copies, B, E)``, any real, at least 2 copies of at least 2 images.
         image: Which image each column shows, int64 ``(B,)``: in a batch that is longer than its
-            list an image comes twice, and is no negative of itself. None if all are different.
+            list an image comes twice, and is no negative of itself. Or one for each row,
+            ``(copies, B)``. None if all are different.
 
     Returns:
         Scalar, float32 at least. log 2 = 0.6931 where all embeddings have collapsed into one.
@@ -51,8 +52,30 @@ def batch_hard_triplet_loss(embeddings: Tensor, image: Tensor | None = None) -> 
             f"got {copies} of {images}."
         )
     unit = functional.normalize(promote(embeddings).flatten(0, 1), dim=1, eps=_CLAMP**0.5)
-    positive, negative = _hardest(unit.detach(), image.repeat(copies))
+    positive, negative = _hardest(unit.detach(), image.expand(copies, images).flatten())
     return functional.softplus(_distance(unit, positive) - _distance(unit, negative)).mean()
+
+
+def swapped_identities(copies: int, images: int, device: torch.device) -> Tensor:
+    """Identities as google-research/s4l numbers them, with copies and images in each other's place.
+
+    Rows that lie image by image are cut into as many identities as there are copies: with 8 copies
+    of 16 images an identity is made of all copies of two images.
+
+    Args:
+        copies: Copies M of each image.
+        images: Images B.
+        device: Where.
+
+    Returns:
+        Int64 ``(M, B)`` in [0, M), for :func:`batch_hard_triplet_loss`.
+
+    Example:
+        >>> swapped_identities(2, 4, torch.device("cpu")).tolist()
+        [[0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    rows = torch.arange(images * copies, device=device)
+    return rows.div(images, rounding_mode="floor").view(images, copies).T
 
 
 def _hardest(unit: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

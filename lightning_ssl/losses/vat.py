@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lightning_ssl.losses.basic import promote
 
+_CLAMP = 1e-6  # TensorFlow clamps the square of a norm at 1e-12
+
 
 def kl_divergence(logits: Tensor, logits_other: Tensor, weight: Tensor | None = None) -> Tensor:
     r"""Mean Kullback-Leibler divergence between two predictions.
@@ -93,6 +95,7 @@ def adversarial_direction(
     xi: float,
     power_iterations: int = 1,
     student_first: bool = True,
+    clamp_norm: bool = False,
 ) -> Tensor:
     r"""Direction in which a small change of each image changes its prediction most.
 
@@ -118,6 +121,9 @@ def adversarial_direction(
             1e-6 measures rounding errors.
         power_iterations: Gradients to take, at least 1.
         student_first: Order of the divergence, see :func:`vat_loss`.
+        clamp_norm: Whether to divide the gradient of the mean divergence by its norm but at least
+            by 1e-6, as TensorFlow's ``l2_normalize`` does in google-research/s4l, in place of by
+            its norm: below that the result is shorter than 1.
 
     Returns:
         Unit vectors ``(N, ...)``, detached, float32 at least; zero where nothing changes the
@@ -134,8 +140,12 @@ def adversarial_direction(
     direction = unit_direction(start)
     for _ in range(power_iterations):
         change = (xi * direction).requires_grad_()
-        loss = vat_loss(network(change), clean, student_first=student_first) * len(clean)
+        loss = vat_loss(network(change), clean, student_first=student_first)
+        loss = loss if clamp_norm else loss * len(clean)
         # Not `backward`: it would add to the gradients of the parameters.
         (gradient,) = torch.autograd.grad(loss, change)
         direction = unit_direction(gradient)
+        if clamp_norm:
+            norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+            direction = direction * (norm / _CLAMP).clamp(max=1).view(-1, *[1] * (start.ndim - 1))
     return direction

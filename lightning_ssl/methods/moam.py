@@ -33,11 +33,12 @@ class MOAM(S4LRotation):
             says 0.7.
         lambda_vat: Weight of the adversarial loss, at least 0.
         lambda_entropy: Weight of the entropy of the clean predictions, at least 0.
-        epsilon: See :class:`~lightning_ssl.methods.VAT`, like the next four.
+        epsilon: See :class:`~lightning_ssl.methods.VAT`, like the next five.
         xi: Length at which the search takes its gradient.
         power_iterations: Gradients that the search takes.
         student_first: Order of the divergence.
         image_std: Standard deviation per channel that the images were divided by.
+        clamp_norm: Whether a small gradient makes the change shorter.
         **kwargs: Arguments of :class:`S4LRotation`.
 
     Raises:
@@ -56,12 +57,15 @@ class MOAM(S4LRotation):
         power_iterations: int = 1,
         student_first: bool = True,
         image_std: tuple[float, ...] | None = None,
+        clamp_norm: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, lambda_rotation, **kwargs)
         check_weights(lambda_x=lambda_x, lambda_vat=lambda_vat, lambda_entropy=lambda_entropy)
         self.lambda_x, self.lambda_vat, self.lambda_entropy = lambda_x, lambda_vat, lambda_entropy
-        self.adversary = Adversary(epsilon, xi, power_iterations, student_first, image_std)
+        self.adversary = Adversary(
+            epsilon, xi, power_iterations, student_first, image_std, clamp_norm
+        )
         self.student_first = student_first
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ssl.checks import check_count, check_weights
-from lightning_ssl.losses import batch_hard_triplet_loss, cross_entropy
+from lightning_ssl.losses import batch_hard_triplet_loss, cross_entropy, swapped_identities
 from lightning_ssl.methods.base import SSLModule, ViewSpec
 from lightning_ssl.models import LinearHead
-from lightning_ssl.types import Batch, as_batch
+from lightning_ssl.types import Batch, Samples, as_batch
 
 
 class S4LExemplar(SSLModule):
@@ -30,6 +30,8 @@ class S4LExemplar(SSLModule):
         copies: Views of each image, at least 2.
         embedding_dim: Width of the embedding that is compared, at least 1.
         lambda_triplet: Weight of the triplet loss, at least 0.
+        swap_identities: Whether copies and images change places in the identities that are mined,
+            as in google-research/s4l, where an identity of 8 copies of 16 images is two images.
         **kwargs: Arguments of :class:`SSLModule`.
 
     Raises:
@@ -42,6 +44,7 @@ class S4LExemplar(SSLModule):
         copies: int = 4,
         embedding_dim: int = 128,
         lambda_triplet: float = 1.0,
+        swap_identities: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
@@ -50,6 +53,7 @@ class S4LExemplar(SSLModule):
         check_count("embedding_dim", embedding_dim)
         check_weights(lambda_triplet=lambda_triplet)
         self.copies, self.lambda_triplet = copies, lambda_triplet
+        self.swap_identities = swap_identities
         self.embedding: nn.Module = LinearHead(self.num_features, embedding_dim)
 
     @property
@@ -68,11 +72,15 @@ class S4LExemplar(SSLModule):
         features = features.unflatten(0, (self.copies, -1))
         logits = self.classifier(features[:, : sizes[0]])
         loss_x = cross_entropy(logits.flatten(0, 1), x.target.repeat(self.copies))
-        embedded_x, embedded_u = self.embedding(features).split(sizes, dim=1)
-        triplet_x = batch_hard_triplet_loss(embedded_x, x.index)
-        triplet_u = batch_hard_triplet_loss(embedded_u, u.index)
-        loss_triplet = (triplet_x + triplet_u) / 2
+        embedded = self.embedding(features).split(sizes, dim=1)
+        loss_triplet = (self._triplet(embedded[0], x) + self._triplet(embedded[1], u)) / 2
         loss = loss_x + self.lambda_triplet * loss_triplet
 
         self.log_losses(loss, x=loss_x, triplet=loss_triplet)
         return loss
+
+    def _triplet(self, embedded: Tensor, samples: Samples) -> Tensor:
+        identity = samples.index
+        if self.swap_identities:
+            identity = swapped_identities(*embedded.shape[:2], embedded.device)
+        return batch_hard_triplet_loss(embedded, identity)

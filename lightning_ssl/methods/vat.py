@@ -42,6 +42,8 @@ class VAT(SSLModule):
         ramp: Fraction of the run's updates over which ``lambda_vat`` rises from 0.
         image_std: Standard deviation per channel that the images were divided by; taken from the
             data on the command line, null for images in [-1, 1].
+        clamp_norm: Whether the search divides its gradient by at least 1e-6, as S4L's code does
+            (with ``xi`` 1e-6), which leaves a small and changing part of ``epsilon``.
         **kwargs: Arguments of :class:`SSLModule`.
 
     Raises:
@@ -63,12 +65,15 @@ class VAT(SSLModule):
         use_labeled: bool = True,
         ramp: float = 0.4,
         image_std: tuple[float, ...] | None = None,
+        clamp_norm: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         check_weights(lambda_vat=lambda_vat, lambda_entropy=lambda_entropy)
         self.lambda_vat, self.lambda_entropy = lambda_vat, lambda_entropy
-        self.adversary = Adversary(epsilon, xi, power_iterations, student_first, image_std)
+        self.adversary = Adversary(
+            epsilon, xi, power_iterations, student_first, image_std, clamp_norm
+        )
         self.student_first, self.use_labeled = student_first, use_labeled
         self.ramp = check_fraction("ramp", ramp)
 

@@ -120,6 +120,29 @@ def test_direction_of_a_linear_softmax_model(student_first, power_iterations):
         assert loss == pytest.approx(form, rel=1e-2)
 
 
+@pytest.mark.parametrize("scale", [3e-4, 1.0])
+def test_a_clamped_norm_leaves_a_part_of_the_length_as_in_the_original(scale):
+    """``normalize`` of semi_supervised/vat_utils.py: division by the root of max(sum, 1e-12)."""
+    weight, x, start = draw(6, 4, seed=2, scale=scale), draw(5, 6, seed=3), draw(5, 6, seed=4)
+
+    def network(change):
+        return (x + change) @ weight
+
+    clean, gradient = network(torch.zeros_like(x)), start
+    for _ in range(2):
+        sums = gradient.square().sum(1, keepdim=True)
+        change = (1e-3 * gradient / sums.clamp(min=1e-12).sqrt()).requires_grad_()
+        log_p, log_q = network(change).log_softmax(1), clean.log_softmax(1)
+        (gradient,) = torch.autograd.grad((log_p.exp() * (log_p - log_q)).sum(1).mean(), change)
+    norm = gradient.square().sum(1, keepdim=True)
+    wanted = gradient / norm.clamp(min=1e-12).sqrt()
+    found = adversarial_direction(
+        network, clean, start, xi=1e-3, power_iterations=2, clamp_norm=True
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-12)
+    assert (found.norm(dim=1) < 1e-3).all() if scale < 1 else (found.norm(dim=1) > 1 - 1e-9).all()
+
+
 def test_direction_equals_brute_force_in_the_plane():
     x, weight, start = draw(5, 2), draw(2, 4, seed=3, scale=2), draw(5, 2, seed=4)
     found = adversarial_direction(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_ssl.losses import swapped_identities
 from lightning_ssl.methods import S4LExemplar
 from lightning_ssl.types import Batch, Samples
 
@@ -20,13 +21,16 @@ def make_batch(labeled=2, unlabeled=3, copies=3, side=2):
     return Batch(0, Samples({"exemplar": x}, target), Samples({"exemplar": u}))
 
 
-def triplet_by_loops(embed, images):
-    """``images[m][i]`` is copy m of image i."""
+def triplet_by_loops(embed, images, swapped=False):
+    """``images[m][i]`` is copy m of image i; ``swapped`` numbers blocks of as many rows as images.
+
+    The latter is what ``do_triplet`` of semi_supervised/exemplar.py does with its arguments.
+    """
     rows = []
     for i in range(images.shape[1]):
         for m in range(images.shape[0]):
             e = embed(images[m, i].flatten())
-            rows.append((i, e / e.norm()))
+            rows.append((len(rows) // images.shape[1] if swapped else i, e / e.norm()))
     total = 0
     for a, (i, e) in enumerate(rows):
         farthest = max(
@@ -38,10 +42,11 @@ def triplet_by_loops(embed, images):
     return total / len(rows)
 
 
-def test_training_step_equals_loops():
+@pytest.mark.parametrize("swapped", [False, True])
+def test_training_step_equals_loops(swapped):
     torch.manual_seed(0)
     module = S4LExemplar(
-        4, copies=3, embedding_dim=5, lambda_triplet=0.7, backbone="wrn_10_1"
+        4, 3, embedding_dim=5, lambda_triplet=0.7, swap_identities=swapped, backbone="wrn_10_1"
     ).double()
     module.backbone = nn.Flatten()
     module.classifier, module.embedding = nn.Linear(12, 4).double(), nn.Linear(12, 5).double()
@@ -52,13 +57,19 @@ def test_training_step_equals_loops():
         for m in range(3)
         for i in range(2)
     ]
-    triplets = [triplet_by_loops(module.embedding, images) for images in (u, x)]
+    triplets = [triplet_by_loops(module.embedding, images, swapped) for images in (u, x)]
     expected = sum(labeled) / 6 + 0.7 * 0.5 * sum(triplets)
     loss = module.training_step(batch, 0)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
     parameters = [*module.classifier.parameters(), *module.embedding.parameters()]
     found, wanted = (torch.autograd.grad(value, parameters) for value in (loss, expected))
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
+
+
+def test_identities_of_the_original_hold_two_images():
+    """With the 16 images of a core and 8 copies of the script."""
+    identity = swapped_identities(8, 16, torch.device("cpu"))
+    assert [identity[:, i].unique().tolist() for i in range(16)] == [[i // 2] for i in range(16)]
 
 
 def test_one_batchnorm_batch_of_all_copies():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_ssl.methods import VAT, SSLModule
+from lightning_ssl.methods import MOAM, VAT, SSLModule
 from lightning_ssl.methods.draws.adversary import Adversary, draw_directions
 from lightning_ssl.seeding import derive_seed
 from lightning_ssl.types import Batch, Samples
@@ -274,6 +274,20 @@ def test_the_command_line_tells_the_deviation_of_the_data():
 def test_errors_name_argument_and_value(option, value, allowed):
     with pytest.raises(ValueError, match=rf"`{option}` must .*{allowed}.*, got"):
         VAT(4, backbone="wrn_10_1", **{option: value})
+
+
+@pytest.mark.parametrize("method", [VAT, MOAM])
+def test_a_clamped_norm_shortens_the_change_of_a_small_gradient(method):
+    lengths = []
+    for clamp in (False, True):
+        torch.manual_seed(0)
+        module = method(4, backbone="wrn_10_1", epsilon=2.0, xi=1e-6, clamp_norm=clamp).double()
+        images = torch.rand(4, 3, 8, 8, dtype=torch.float64) * 2 - 1
+        changed = module.adversary(module, images, torch.randn_like(images))
+        lengths.append((changed - images).flatten(1).norm(dim=1))
+    torch.testing.assert_close(lengths[0], torch.full((4,), 2.0).double())
+    assert (lengths[1] < 0.1).all()
+    assert (lengths[1] > 0).all()
 
 
 def test_half_life_of_the_average():

@@ -30,6 +30,8 @@ class Adversary(nn.Module):
         student_first: Order of the divergence, see :func:`lightning_ssl.losses.vat_loss`.
         image_std: Deviation of each channel by which the images were divided, in units of [0, 1];
             None for images in [-1, 1].
+        clamp_norm: Whether a small gradient makes the change shorter, see
+            :func:`lightning_ssl.losses.adversarial_direction`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -45,6 +47,7 @@ class Adversary(nn.Module):
         power_iterations: int,
         student_first: bool,
         image_std: Sequence[float] | None,
+        clamp_norm: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("epsilon", epsilon), ("xi", xi)):
@@ -55,7 +58,7 @@ class Adversary(nn.Module):
             raise ValueError(f"`image_std` must hold values above 0, got {image_std}.")
         self.epsilon, self.xi = epsilon, xi
         self.power_iterations = check_count("power_iterations", power_iterations)
-        self.student_first = student_first
+        self.student_first, self.clamp_norm = student_first, clamp_norm
         # A pixel in [-1, 1] is 2p - 1, a normalised one (p - mean) / std.
         unit = (0.5 / torch.tensor(image_std)).view(-1, 1, 1)
         self.register_buffer("unit", unit, persistent=False)
@@ -74,7 +77,7 @@ class Adversary(nn.Module):
             start: Random directions of the same shape, see :func:`draw_directions`.
 
         Returns:
-            Images ``(N, C, H, W)`` at the distance ``epsilon``, detached.
+            Images ``(N, C, H, W)`` at the distance ``epsilon``, or less, detached.
         """
         root = math.sqrt(images[0].numel() / 3072)
         exact, unit = promote(images.detach()), promote(self.unit)
@@ -95,6 +98,7 @@ class Adversary(nn.Module):
                 xi=0.01 * root if self.xi is None else self.xi,
                 power_iterations=self.power_iterations,
                 student_first=self.student_first,
+                clamp_norm=self.clamp_norm,
             )
         epsilon = 6 * root if self.epsilon is None else self.epsilon
         return (exact + epsilon * unit * direction).to(images.dtype)
