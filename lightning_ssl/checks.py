@@ -35,6 +35,13 @@ def check_positive(name: str, value: float) -> float:
     return value
 
 
+def check_smoothing(value: float) -> float:
+    """Return ``value``, or raise a `ValueError` if no label can be smoothed by it."""
+    if not 0 <= value < 1:
+        raise ValueError(f"`label_smoothing` must be in [0, 1), got {value}.")
+    return value
+
+
 def check_temperature(value: float) -> float:
     """Return ``value``, or raise a `ValueError` if no temperature can be that low or high."""
     return check_positive("temperature", value)

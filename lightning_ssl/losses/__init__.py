@@ -10,7 +10,12 @@ from lightning_ssl.losses.basic import (
     squared_error,
     weighted_cross_entropy,
 )
-from lightning_ssl.losses.contrastive import nt_xent_loss, pseudo_label_graph, suncet_loss
+from lightning_ssl.losses.contrastive import (
+    nt_xent_loss,
+    pseudo_label_graph,
+    soft_suncet_loss,
+    suncet_loss,
+)
 from lightning_ssl.losses.distance import distance_loss
 from lightning_ssl.losses.entropy import entropy
 from lightning_ssl.losses.fairness import fairness_loss
@@ -61,6 +66,7 @@ __all__ = (
     "sharpen",
     "smooth_labels",
     "soft_nearest_neighbors",
+    "soft_suncet_loss",
     "softmax",
     "squared_error",
     "suncet_loss",

@@ -85,6 +85,45 @@ def suncet_loss(
     return losses.masked_fill(alone, 0).mean()
 
 
+def soft_suncet_loss(
+    z: Tensor,
+    labels: Tensor,
+    keys: Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+    offset: int = 0,
+) -> Tensor:
+    r"""SuNCEt's loss for labels that are not all on one class, as facebookresearch/suncet has it.
+
+    .. math::
+        -\frac{1}{B} \sum_i \sum_c Y_{ic} \log
+        \frac{\sum_{j \ne i} e^{\cos(z_i, k_j) / \tau} Y_{jc}}
+        {\sum_{j \ne i} e^{\cos(z_i, k_j) / \tau}}
+
+    Args:
+        z: Embeddings of this process, ``(B, D)``.
+        labels: Labels of the keys ``(M, C)``, rows sum to 1, such as :func:`smooth_labels` makes;
+            those of ``z`` are in the rows from ``offset`` on.
+        keys: See :func:`suncet_loss`, like the other arguments.
+        temperature: :math:`\tau` > 0.
+        offset: Row of ``keys`` that is row 0 of ``z``.
+
+    Returns:
+        Scalar in nats, float32 at least.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> round(soft_suncet_loss(z, torch.eye(2).repeat(2, 1), temperature=1.0).item(), 4)
+        0.5514
+    """
+    logits, _ = _logits(z, keys, temperature, offset)
+    with full_precision(z):
+        probs = logits.softmax(dim=1) @ labels.to(logits)
+    own = labels[offset : offset + len(z)].to(logits)
+    # A class that is nowhere has probability and label 0.
+    return -(own * probs.clamp_min(torch.finfo(probs.dtype).tiny).log()).sum(dim=1).mean()
+
+
 def pseudo_label_graph(
     probs: Tensor, key_probs: Tensor | None = None, *, threshold: float = 0.8, offset: int = 0
 ) -> Tensor:

@@ -204,7 +204,8 @@ class SSLModule(pl.LightningModule, ABC):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of the optimizer: weight decay on kernels only, rates by layer if asked for."""
-        return parameter_groups(self, layer_scales(self.backbone, self.optimizer.layer_decay))
+        config, scales = self.optimizer, layer_scales(self.backbone, self.optimizer.layer_decay)
+        return parameter_groups(self, scales, config.shortcut_norms)
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and the schedule stepped after each update."""

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_ssl.checks import check_smoothing
 from lightning_ssl.distributed import gather, mean_over_ranks
 from lightning_ssl.losses import (
     me_max_loss,
@@ -72,13 +73,11 @@ class PAWS(ProjectionModule):
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         if not 0 < sharpening <= 1:
             raise ValueError(f"`sharpening` must be in (0, 1], got {sharpening}.")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}.")
         self.support_views = support_views
         self.global_views = global_views
         self.local_views = local_views
         self.sharpening = sharpening
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = check_smoothing(label_smoothing)
         self.me_max = me_max
 
     @property

@@ -82,5 +82,6 @@ class S4LExemplar(SSLModule):
     def _triplet(self, embedded: Tensor, samples: Samples) -> Tensor:
         identity = samples.index
         if self.swap_identities:
-            identity = swapped_identities(*embedded.shape[:2], embedded.device)
+            copies, images, _ = embedded.shape
+            identity = swapped_identities(copies, images, embedded.device)
         return batch_hard_triplet_loss(embedded, identity)

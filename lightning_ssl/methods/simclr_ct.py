@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lightning_ssl.checks import check_smoothing
 from lightning_ssl.methods.base import ViewSpec
 from lightning_ssl.methods.simclr import SimCLR
 from lightning_ssl.types import Batch, as_batch
@@ -20,21 +21,27 @@ class SimCLRCT(SimCLR):
         num_classes: Number of classes; taken from the data on the command line.
         supervised_updates: Optimizer updates with the labelled term; None for all. Afterwards it is
             only logged.
+        label_smoothing: Share of a label that all classes of the step get, in [0, 1).
         **kwargs: Arguments of :class:`SimCLR`.
 
     Raises:
-        ValueError: If ``supervised_updates`` is negative.
+        ValueError: If an argument is outside its range.
     """
 
     labeled_order: ClassVar[str] = "stratified"
 
     def __init__(
-        self, num_classes: int, supervised_updates: int | None = None, **kwargs: Any
+        self,
+        num_classes: int,
+        supervised_updates: int | None = None,
+        label_smoothing: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         if supervised_updates is not None and supervised_updates < 0:
             raise ValueError(f"`supervised_updates` must be at least 0, got {supervised_updates}.")
         self.supervised_updates = supervised_updates
+        self.label_smoothing = check_smoothing(label_smoothing)
 
     @property
     def views(self) -> ViewSpec:
@@ -46,7 +53,7 @@ class SimCLRCT(SimCLR):
         x, u = as_batch(batch)[1:]
         (_, z_u), (_, z_x) = self.project_together(u.views["simclr"], x.views["simclr"])
         loss_u = self.contrast(z_u)
-        loss_x = self.contrast_classes(z_x, x.target)
+        loss_x = self.contrast_classes(z_x, x.target, self.label_smoothing)
         end = self.supervised_updates
         supervised = end is None or self.trainer.global_step < end
         loss = loss_u + loss_x if supervised else loss_u

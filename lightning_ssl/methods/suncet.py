@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lightning_ssl.checks import check_count
+from lightning_ssl.checks import check_count, check_smoothing
 from lightning_ssl.methods.base import ViewSpec
 from lightning_ssl.methods.families import ProjectionModule
 from lightning_ssl.types import Batch, as_batch
@@ -31,10 +31,11 @@ class SuNCEt(ProjectionModule):
         copies: Views of each image, at least 1.
         freeze_norm: Whether BatchNorm keeps the statistics it starts with, as the paper's
             fine-tuning does; its weights still learn.
+        label_smoothing: Share of a label that all classes of the step get, in [0, 1).
         **kwargs: Arguments of :class:`ProjectionModule`.
 
     Raises:
-        ValueError: If ``copies`` is below 1.
+        ValueError: If an argument is outside its range.
     """
 
     labeled_order: ClassVar[str] = "stratified"
@@ -45,12 +46,14 @@ class SuNCEt(ProjectionModule):
         view: str = "weak",
         copies: int = 2,
         freeze_norm: bool = False,
+        label_smoothing: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         self.view = view
         self.copies = check_count("copies", copies)
         self.freeze_norm = freeze_norm
+        self.label_smoothing = check_smoothing(label_smoothing)
         self.train()  # a Trainer keeps the modes it finds
 
     @property
@@ -62,7 +65,7 @@ class SuNCEt(ProjectionModule):
         """Contrast of the classes, see :meth:`SSLModule.training_step`."""
         x = as_batch(batch).labeled
         ((_, z),) = self.project_together(x.views[self.view])
-        loss = self.contrast_classes(z, x.target)
+        loss = self.contrast_classes(z, x.target, self.label_smoothing)
         self.log_losses(loss)
         return loss
 

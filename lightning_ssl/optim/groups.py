@@ -7,7 +7,9 @@ from torch import nn
 
 
 def parameter_groups(
-    module: nn.Module, scales: Mapping[nn.Parameter, float] | None = None
+    module: nn.Module,
+    scales: Mapping[nn.Parameter, float] | None = None,
+    shortcut_norms: bool = False,
 ) -> list[dict[str, Any]]:
     """Split trainable parameters into kernels, which decay, and the rest, which do not.
 
@@ -18,6 +20,9 @@ def parameter_groups(
         module: Its parameters with ``requires_grad``, in the order of ``module.parameters()``;
             a shared parameter counts once.
         scales: Fractions of the learning rate in (0, 1]; 1 for parameters it does not name.
+        shortcut_norms: Whether the weights of the norms in torchvision's shortcuts,
+            ``downsample.1.weight``, decay, too: facebookresearch/suncet leaves out what is called
+            ``bn``, which those are not.
 
     Returns:
         Groups for :func:`build_optimizer`, none empty: at most two of each scale, the largest scale
@@ -25,10 +30,11 @@ def parameter_groups(
         fraction.
     """
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
-    for parameter in module.parameters():
+    for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale, decayed = (scales or {}).get(parameter, 1.0), parameter.ndim > 1
+        shortcut = shortcut_norms and name.endswith("downsample.1.weight")
+        scale, decayed = (scales or {}).get(parameter, 1.0), parameter.ndim > 1 or shortcut
         new: dict[str, Any] = {"params": [], "decayed": decayed, "lr_scale": scale}
         if not decayed:
             new["weight_decay"] = 0.0

@@ -40,6 +40,8 @@ class Optimizer:
             above it; the heads have the full rate, and 1 or null gives it to all. For a
             pre-trained transformer that is fine-tuned, see
             :func:`lightning_ssl.models.layer_scales`.
+        shortcut_norms: Whether the weights of the norms in torchvision's shortcuts
+            (``downsample.1.weight``) are decayed, and adapted by `lars`, as in suncet.
     """
 
     name: OptimizerName = "sgd"
@@ -50,6 +52,7 @@ class Optimizer:
     weight_decay_end: float | None = None
     lr_in_momentum: bool = False
     layer_decay: float | None = None
+    shortcut_norms: bool = False
 
     def __post_init__(self) -> None:
         """Check every value once."""

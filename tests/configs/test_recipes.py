@@ -210,7 +210,7 @@ def test_model_and_optimizer(name: str, printed: Any) -> None:
     optimizer = {
         **{"momentum": 0.9, "weight_decay": shipped.decay, "weight_decay_end": None},
         **{"lr": shipped.rate, "name": "lars", "nesterov": False, "lr_in_momentum": True},
-        "layer_decay": None,
+        **{"layer_decay": None, "shortcut_norms": False},
     }
     if name == "paws_imagenet_finetune":
         optimizer |= {"name": "sgd", "nesterov": True, "lr_in_momentum": False}

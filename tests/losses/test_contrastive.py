@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_ssl.losses import nt_xent_loss, suncet_loss
+from lightning_ssl.losses import nt_xent_loss, smooth_labels, soft_suncet_loss, suncet_loss
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 many = pytest.mark.parametrize("seed", range(25))
@@ -122,6 +122,34 @@ def test_suncet_among_keys_of_three_processes(seed: int, rank: int) -> None:
     found = suncet_loss(parts[rank], own, keys, targets, temperature=0.3, offset=3 * rank)
     args = (parts[rank], own.tolist(), keys, targets.tolist(), 0.3, 3 * rank)
     same(found, suncet_by_loops(*args), *parts)
+
+
+@many
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_suncet_of_smoothed_labels_among_keys_of_three_processes(
+    seed: int, smoothing: float
+) -> None:
+    """Both sides are smoothed over the classes that are there, three of four."""
+    parts = [embeddings(100 * seed + r, 3, 4) for r in range(3)]
+    targets, keys, total = [0, 1, 3, 3, 0, 1, 1, 3, 0], torch.cat(parts), torch.zeros(()).double()
+    for i in range(3):
+        weights = [similarity(parts[1][i], k, 0.3) if j != 3 + i else 0 for j, k in enumerate(keys)]
+        for c in (0, 1, 3):
+            labels = [(1 - smoothing) * (y == c) + smoothing / 3 for y in targets]
+            mass = sum(w * y for w, y in zip(weights, labels, strict=True)) / sum(weights)
+            total = total - labels[3 + i] * torch.log(mass)
+    rows = [
+        [(1 - smoothing) * (y == c) + smoothing / 3 * (c != 2) for c in range(4)] for y in targets
+    ]
+    labels = torch.tensor(rows, dtype=torch.float64)
+    torch.testing.assert_close(
+        smooth_labels(torch.tensor(targets), 4, smoothing=smoothing), labels.float()
+    )
+    found = soft_suncet_loss(parts[1], labels, keys, temperature=0.3, offset=3)
+    same(found, total / 3, *parts)
+    if not smoothing:
+        args = (torch.tensor(targets[3:6]), keys, torch.tensor(targets))
+        same(found, suncet_loss(parts[1], *args, temperature=0.3, offset=3), *parts)
 
 
 @many

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -199,3 +200,42 @@ def test_arguments_out_of_range() -> None:
         SuNCEt(4, copies=0, backbone="wrn_10_1")
     with pytest.raises(ValueError, match=r"`supervised_updates` must be at least 0, got -1\."):
         SimCLRCT(4, supervised_updates=-1, backbone="wrn_10_1")
+
+
+@pytest.mark.parametrize("method", [SuNCEt, SimCLRCT])
+def test_smoothed_labels_reach_the_loss(method: Any) -> None:
+    batch = Batch(
+        0,
+        Samples({name: torch.randn(1, 6, 3, 8, 8) for name in ("weak", "simclr")},
+                torch.tensor([0, 1, 2, 0, 1, 2])),
+        Samples({"simclr": torch.randn(2, 4, 3, 8, 8)}),
+    )  # fmt: skip
+    losses = []
+    for smoothing in (0.0, 0.2):
+        torch.manual_seed(0)
+        module = method(4, backbone="wrn_10_1", temperature=0.1, label_smoothing=smoothing)
+        module._trainer = SimpleNamespace(global_step=0, global_rank=0)
+        module.log = module.log_dict = lambda *args, **kwargs: None
+        losses.append(module.training_step(batch, 0).item())
+        if method is SuNCEt:
+            (_, z), labels = module.project_together(batch.labeled.views["weak"])[0], torch.eye(3)
+            labels = (1 - smoothing) * labels + smoothing / 3
+            z = nn.functional.normalize(z[0])
+            near = (z @ z.T / 0.1).fill_diagonal_(-torch.inf).softmax(1)
+            rows = labels[batch.labeled.target]
+            expected = -(rows * (near @ rows).log()).sum(1).mean().item()
+            assert losses[-1] == pytest.approx(expected, rel=1e-5)
+    assert abs(losses[1] - losses[0]) > 1e-3
+    with pytest.raises(ValueError, match=r"`label_smoothing` must be in \[0, 1\), got 1.0"):
+        method(4, backbone="wrn_10_1", label_smoothing=1.0)
+
+
+def test_evaluation_is_in_float32_where_training_is_in_mixed_precision() -> None:
+    module = SuNCEt(4, backbone="wrn_10_1").eval()
+    images, target = torch.randn(8, 3, 8, 8), torch.arange(8) % 4
+    module.fit_support(images, target)
+    exact = module.embed(images), module(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module.embed(images), exact[0])
+        torch.testing.assert_close(module(images), exact[1])
+        assert not torch.equal(module.project(images)[1], exact[0])

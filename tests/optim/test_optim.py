@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_ssl.models import build_backbone
 from lightning_ssl.optim import (
     Optimizer,
     Schedule,
@@ -61,6 +62,36 @@ class TestGroups:
         assert len(only["params"]) == 2
         module.requires_grad_(False)
         assert parameter_groups(module) == []
+
+    def test_norms_of_shortcuts_decay_as_in_suncet_if_asked(self):
+        module = build_backbone("resnet18")
+        kernels, _ = parameter_groups(module, shortcut_norms=True)
+        by_name = {
+            name
+            for name, p in module.named_parameters()
+            if "bias" not in name and "bn" not in name  # src/suncet_train.py
+        }
+        names = {id(p): name for name, p in module.named_parameters()}
+        assert {names[id(p)] for p in kernels["params"]} == by_name
+        norms = [name for name in by_name if name.endswith("downsample.1.weight")]
+        assert len(norms) == 3
+        plain = {names[id(p)] for p in parameter_groups(module)[0]["params"]}
+        assert plain == by_name - set(norms)
+
+    def test_lars_adapts_the_norms_of_shortcuts_if_asked(self):
+        module, moved = nn.Module(), {}
+        module.downsample = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
+        weight = module.downsample[1].weight
+        for asked in (False, True):
+            nn.init.constant_(weight, 2.0)
+            config = Optimizer("lars", 0.7, 0.1, 0.9, False, shortcut_norms=asked)
+            optimizer = build_optimizer(parameter_groups(module, None, asked), config)
+            weight.grad = torch.tensor([0.3, 0.4])
+            optimizer.step()
+            moved[asked] = weight.tolist()
+        assert moved[False] == pytest.approx([2 - 0.7 * 0.3, 2 - 0.7 * 0.4])
+        expected = lars_formula([2.0, 2.0], [[0.3, 0.4]], [0.7], 0.1, 0.9, False, False)
+        assert moved[True] == pytest.approx(expected, rel=1e-6)
 
     def test_shared_parameter_counts_once(self):
         module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))

@@ -62,7 +62,8 @@ def center_box(width: int, height: int, size: int) -> tuple[float, float, float,
     """Find the square of an image that evaluation looks at.
 
     Up to 64 pixels it is what remains when the short side becomes ``size`` and the centre is cut;
-    above, when the short side becomes ``size * 256 / 224``.
+    above, when the short side becomes ``size * 256 / 224``. The long side is cut down to whole
+    pixels and the offset rounded, as by torchvision's ``Resize`` and ``CenterCrop``.
 
     Args:
         width: Image width.
@@ -79,9 +80,10 @@ def center_box(width: int, height: int, size: int) -> tuple[float, float, float,
         (144.0, 16.0, 368.0, 240.0)
     """
     short = size if size <= SMALL else round(size * 256 / 224)
-    side = min(width, height) * size / short
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, min(left + side, width), min(top + side, height)
+    resized = [int(short * side / min(width, height)) for side in (width, height)]
+    left, top = (round((side - size) / 2) for side in resized)
+    x, y = width / resized[0], height / resized[1]  # pixels of the image in one of the resized one
+    return left * x, top * y, min((left + size) * x, width), min((top + size) * y, height)
 
 
 def resize_center(image: Image.Image, size: int) -> Image.Image:

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from lightning_ssl.checks import check_count, check_temperature
 from lightning_ssl.distributed import gather, gather_uneven
 from lightning_ssl.evaluation import SoftNearestNeighbors
-from lightning_ssl.losses import promote, suncet_loss
+from lightning_ssl.losses import (
+    full_precision,
+    promote,
+    smooth_labels,
+    soft_suncet_loss,
+    suncet_loss,
+)
 from lightning_ssl.methods.base import SSLModule
 from lightning_ssl.models import PredictionHead, ProjectionHead
 
@@ -100,7 +106,9 @@ class ProjectionModule(SSLModule, ABC):
         ]
 
     def embed(self, images: Tensor) -> Tensor:
-        """Where evaluation compares images: the output of the last head.
+        """Where evaluation compares images: the output of the last head, in full precision.
+
+        Evaluation is in float32 where training is in mixed precision, as in suncet.
 
         Args:
             images: Normalised images ``(B, C, H, W)``.
@@ -108,7 +116,8 @@ class ProjectionModule(SSLModule, ABC):
         Returns:
             ``(B, output_dim)``, float32 at least.
         """
-        return self.project(images)[1]
+        with full_precision(images):
+            return self.project(images)[1]
 
     def gather_with_offset(self, rows: Tensor) -> tuple[Tensor, int]:
         """Rows of all processes, with gradient, and where this process's begin.
@@ -118,18 +127,21 @@ class ProjectionModule(SSLModule, ABC):
         """
         return gather(rows), self.global_rank * len(rows)
 
-    def contrast_classes(self, z: Tensor, target: Tensor) -> Tensor:
+    def contrast_classes(self, z: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """SuNCEt loss of labelled images, with those of all processes as keys.
 
         Args:
             z: Embeddings of the views of this process's images, ``(copies, B, D)``.
             target: Classes of the images ``(B,)``, int64.
+            label_smoothing: Share of a label that all classes of the step get, in [0, 1).
         """
         rows, target = z.flatten(0, 1), target.repeat(len(z))
         keys, offset = self.gather_with_offset(rows)
-        return suncet_loss(
-            rows, target, keys, gather(target), temperature=self.temperature, offset=offset
-        )
+        everyone, tau = gather(target), self.temperature
+        if label_smoothing:
+            labels = smooth_labels(everyone, self.num_classes, smoothing=label_smoothing)
+            return soft_suncet_loss(rows, labels, keys, temperature=tau, offset=offset)
+        return suncet_loss(rows, target, keys, everyone, temperature=tau, offset=offset)
 
     # Evaluation
 
