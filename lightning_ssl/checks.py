@@ -47,6 +47,13 @@ def check_temperature(value: float) -> float:
     return check_positive("temperature", value)
 
 
+def check_label_temperature(value: float | None) -> float | None:
+    """Return ``value``, or raise a `ValueError` unless it is above 0 or None, for hard labels."""
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"`temperature` must be above 0 or null, got {value}.")
+    return value
+
+
 def check_weights(**weights: float) -> None:
     """Raise a `ValueError` for the first weight of a loss that is negative or not finite."""
     for name, weight in weights.items():

@@ -1,8 +1,8 @@
-"""Hard pseudo-labels above a confidence threshold."""
+"""Pseudo-labels above a confidence threshold."""
 
 from torch import Tensor
 
-from lightning_ssl.losses.basic import weighted_cross_entropy
+from lightning_ssl.losses.basic import sharpen, weighted_cross_entropy
 
 
 def confident(probs: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -27,13 +27,19 @@ def confident(probs: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]
 
 
 def pseudo_label_loss(
-    logits: Tensor, probs: Tensor, *, threshold: float | Tensor
+    logits: Tensor,
+    probs: Tensor,
+    *,
+    threshold: float | Tensor,
+    temperature: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Cross-entropy against confident hard labels, averaged over the whole batch.
+    r"""Cross-entropy against confident labels, averaged over the whole batch.
 
     .. math::
         \frac{1}{B} \sum_{b=1}^{B} \mathbb{1}[\max_c p_{bc} \ge \tau] \;
         H(\arg\max_c p_{bc}, \operatorname{softmax} z_b)
+
+    or, with a temperature T, against :math:`\operatorname{sharpen}(p_b, T)`.
 
     Reference: Sohn et al., 2020, https://arxiv.org/abs/2001.07685, eq. 4.
 
@@ -41,6 +47,7 @@ def pseudo_label_loss(
         logits: Predictions that learn, ``(B, C)``, any real; computed in float32 at least.
         probs: Probabilities that teach, ``(B, C)``, rows sum to 1; no gradient flows through them.
         threshold: Confidence :math:`\tau` in [0, 1], for all classes or of each class ``(C,)``.
+        temperature: T of soft labels, above 0; None for hard ones.
 
     Returns:
         Scalar loss in nats and the mask ``(B,)``, bool, of the rows that counted. The mean divides
@@ -55,4 +62,5 @@ def pseudo_label_loss(
         (0.3466, [True, False])
     """
     label, mask = confident(probs.detach(), threshold)
-    return weighted_cross_entropy(logits, label, mask), mask
+    target = label if temperature is None else sharpen(probs.detach(), temperature=temperature)
+    return weighted_cross_entropy(logits, target, mask), mask

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ssl.checks import check_fraction
+from lightning_ssl.checks import check_fraction, check_label_temperature
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.losses import align, cross_entropy, promote, pseudo_label_loss, softmax
 from lightning_ssl.methods.base import ViewSpec
@@ -47,6 +47,7 @@ class AdaMatch(WeakStrongModule):
             alone, and to take an exponential mean for :math:`p_U`, too, as USB does.
         ramp: Fraction of the run's updates over which ``lambda_u`` rises from 0, along half a
             cosine; USB has 0.
+        temperature: T of soft pseudo-labels, above 0; null for hard ones.
         **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
             ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
@@ -62,11 +63,13 @@ class AdaMatch(WeakStrongModule):
         window: int = 128,
         simple: bool = False,
         ramp: float = 0.5,
+        temperature: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         self.threshold = check_fraction("threshold", threshold)
         self.ramp, self.simple = check_fraction("ramp", ramp), simple
+        self.temperature = check_label_temperature(temperature)
         start = uniform(num_classes)
         self.labeled_probs = ExponentialMean(start, decay)
         self.unlabeled_probs: RunningMean = (
@@ -98,7 +101,9 @@ class AdaMatch(WeakStrongModule):
         probs = align(probs_u, self.labeled_probs.value, self.unlabeled_probs.value)
         threshold = self.threshold * mean_over_ranks(probs_x.amax(dim=1).mean())
         logits_strong = self.imbalance.learn(logits_strong)
-        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=threshold)
+        loss_u, mask = pseudo_label_loss(
+            logits_strong, probs, threshold=threshold, temperature=self.temperature
+        )
         further = self.imbalance.losses(lambda: features, target, self)
         weight = 0.5 - 0.5 * math.cos(math.pi * ramp_up(self, self.ramp))
         loss = loss_x + weight * self.lambda_u * loss_u + sum(further.values())

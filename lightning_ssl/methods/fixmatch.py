@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_ssl.checks import check_fraction
+from lightning_ssl.checks import check_fraction, check_label_temperature
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss
 from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
@@ -26,6 +26,7 @@ class FixMatch(WeakStrongModule):
     Args:
         num_classes: Number of classes; taken from the data on the command line.
         threshold: Confidence in [0, 1] above which a pseudo-label counts.
+        temperature: T of soft pseudo-labels, above 0; null for hard ones.
         **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
             ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
@@ -33,16 +34,25 @@ class FixMatch(WeakStrongModule):
         ValueError: If an argument is outside its range.
     """
 
-    def __init__(self, num_classes: int, threshold: float = 0.95, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        threshold: float = 0.95,
+        temperature: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_classes, **kwargs)
         self.threshold = check_fraction("threshold", threshold)
+        self.temperature = check_label_temperature(temperature)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
         batch = as_batch(batch)
         logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
-        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
+        loss_u, mask = pseudo_label_loss(
+            logits_strong, probs, threshold=self.threshold, temperature=self.temperature
+        )
         loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
         self.log_losses(loss, x=loss_x, u=loss_u, **further)

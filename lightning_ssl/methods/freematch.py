@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_ssl.checks import check_weights
+from lightning_ssl.checks import check_label_temperature, check_weights
 from lightning_ssl.losses import cross_entropy, pseudo_label_loss
 from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.state.adaptive_thresholds import SelfAdaptiveThresholds
@@ -34,6 +34,7 @@ class FreeMatch(WeakStrongModule):
             on SVHN.
         clip_classes: Whether ``clip`` holds the threshold of each class, as the authors' code does;
             false for :math:`\tau` in place of it.
+        temperature: T of soft pseudo-labels, above 0; null for hard ones.
         **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
             ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
@@ -48,11 +49,13 @@ class FreeMatch(WeakStrongModule):
         decay: float = 0.99,
         clip: tuple[float, float] = (0.0, 1.0),
         clip_classes: bool = True,
+        temperature: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         check_weights(lambda_fairness=lambda_fairness)
         self.lambda_fairness = lambda_fairness
+        self.temperature = check_label_temperature(temperature)
         self.adaptive = SelfAdaptiveThresholds(num_classes, decay, clip, clip_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -62,7 +65,9 @@ class FreeMatch(WeakStrongModule):
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         self.adaptive.update(probs)
         thresholds = self.adaptive.thresholds()
-        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
+        loss_u, mask = pseudo_label_loss(
+            logits_strong, probs, threshold=thresholds, temperature=self.temperature
+        )
         loss_fairness = self.adaptive.fairness(logits_strong, mask)
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * loss_fairness
         loss = loss + sum(further.values())

@@ -38,6 +38,8 @@ class MixMatch(SSLModule):
             squared error is averaged over classes, too: a weight for their sum is C times smaller.
         guess_views: Weak views K that a guess is averaged over, at least 1.
         ramp: Fraction of the run's updates over which ``lambda_u`` rises from 0.
+        shared_weight: Whether one mixing weight is drawn for all rows of a step, as in TorchSSL and
+            USB, in place of one for each row.
         **kwargs: Arguments of :class:`SSLModule`.
 
     Raises:
@@ -52,6 +54,7 @@ class MixMatch(SSLModule):
         lambda_u: float = 75.0,
         guess_views: int = 2,
         ramp: float = 0.4,
+        shared_weight: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
@@ -59,7 +62,7 @@ class MixMatch(SSLModule):
         self.temperature = check_temperature(temperature)
         self.alpha, self.lambda_u = alpha, lambda_u
         self.guess_views = check_count("guess_views", guess_views)
-        self.ramp = check_fraction("ramp", ramp)
+        self.ramp, self.shared_weight = check_fraction("ramp", ramp), shared_weight
 
     @property
     def views(self) -> ViewSpec:
@@ -75,7 +78,7 @@ class MixMatch(SSLModule):
 
         images = torch.cat([*x, *u])
         target = torch.cat([labels, probs.repeat(self.guess_views, 1)])
-        partner, weight = draw_mixup(len(images), self.alpha, images)
+        partner, weight = draw_mixup(len(images), self.alpha, images, self.shared_weight)
         logits = self(mixup(images, partner, weight))
         target = mixup(target, partner, weight)
 

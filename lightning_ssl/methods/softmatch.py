@@ -1,15 +1,17 @@
 """SoftMatch: every pseudo-label counts, the less confident ones less."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, finfo, full_like, tensor
 
-from lightning_ssl.checks import check_positive
+from lightning_ssl.checks import check_label_temperature, check_positive
 from lightning_ssl.distributed import gather
-from lightning_ssl.losses import align, cross_entropy, weighted_cross_entropy
+from lightning_ssl.losses import align, cross_entropy, sharpen, softmax, weighted_cross_entropy
 from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.state.averages import ExponentialMean, uniform
 from lightning_ssl.types import Batch, as_batch
+
+AlignTo = Literal["uniform", "labeled"]
 
 
 class SoftMatch(WeakStrongModule):
@@ -32,6 +34,9 @@ class SoftMatch(WeakStrongModule):
         n_sigma: :math:`n_\sigma`, above 0: how fast the weight falls below the mean confidence.
         decay: Decay of the running means, in [0, 1); the paper has 0.999, which needs thousands of
             updates.
+        temperature: T of soft pseudo-labels, above 0; null for hard ones.
+        align_to: What confidences are aligned with: the ``uniform`` distribution, or ``labeled``, a
+            running mean of the predictions on labelled images, as USB can.
         **kwargs: Arguments of :class:`~lightning_ssl.methods.families.WeakStrongModule`, such as
             ``lambda_u`` and ``imbalance``, and of :class:`SSLModule`.
 
@@ -44,10 +49,17 @@ class SoftMatch(WeakStrongModule):
         num_classes: int,
         n_sigma: float = 2.0,
         decay: float = 0.99,
+        temperature: float | None = None,
+        align_to: AlignTo = "uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
+        if align_to not in get_args(AlignTo):
+            raise ValueError(f"`align_to` must be one of {get_args(AlignTo)}, got {align_to!r}.")
         self.n_sigma = check_positive("n_sigma", n_sigma)
+        self.temperature = check_label_temperature(temperature)
+        labeled = align_to == "labeled"
+        self.labeled_probs = ExponentialMean(uniform(num_classes), decay) if labeled else None
         self.mean_probs = ExponentialMean(uniform(num_classes), decay)
         self.mean = ExponentialMean(tensor(1 / num_classes), decay)
         self.variance = ExponentialMean(tensor(1.0), decay)
@@ -57,8 +69,10 @@ class SoftMatch(WeakStrongModule):
         batch = as_batch(batch)
         logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
-        weight = self._weights(probs)
-        loss_u = weighted_cross_entropy(logits_strong, probs.argmax(dim=1), weight)
+        weight = self._weights(probs, logits_x)
+        soft = self.temperature
+        target = probs.argmax(dim=1) if soft is None else sharpen(probs, temperature=soft)
+        loss_u = weighted_cross_entropy(logits_strong, target, weight)
         loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
         self.log_losses(loss, x=loss_x, u=loss_u, **further)
@@ -69,11 +83,15 @@ class SoftMatch(WeakStrongModule):
         self.log_classes("predicted", self.mean_probs.value)
         return loss
 
-    def _weights(self, probs: Tensor) -> Tensor:
+    def _weights(self, probs: Tensor, logits_x: Tensor) -> Tensor:
         """Weight of each row ``(B,)`` in [0, 1], after this batch was taken in."""
         self.mean_probs.update(probs.mean(dim=0))
         model = self.mean_probs.value
-        confidence = align(probs, full_like(model, 1 / self.num_classes), model).amax(dim=1)
+        target = full_like(model, 1 / self.num_classes)
+        if self.labeled_probs is not None:
+            self.labeled_probs.update(softmax(logits_x.detach()).mean(dim=0))
+            target = self.labeled_probs.value
+        confidence = align(probs, target, model).amax(dim=1)
         # The variance of the whole batch, which is not the mean of the processes' variances.
         everyone = gather(confidence)
         self.mean.update(everyone.mean())

@@ -113,6 +113,7 @@ def test_mixmatch(name: str, printed: Any) -> None:
     assert trainer["max_steps"] == 2**20
     if name == "mixmatch_usb":
         assert (options["ramp"], data["normalize"]) == (0.4, "dataset")
+        assert options["shared_weight"]
         assert (optimizer["name"], optimizer["lr"]) == ("sgd", 0.03)
         assert options["schedule"]["name"] == "cosine_7_16"
     else:

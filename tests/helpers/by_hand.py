@@ -129,6 +129,14 @@ def best(probs: Sequence[float]) -> int:
     return max(range(len(probs)), key=lambda c: probs[c])
 
 
+def pseudo_label(probs: Sequence[float], temperature: float | None) -> int | list[float]:
+    """The most probable class, or sharpened probabilities."""
+    if temperature is None:
+        return best(probs)
+    powers = [p ** (1 / temperature) for p in probs]
+    return [p / sum(powers) for p in powers]
+
+
 def cross_entropy(logits: Tensor, target: int | Sequence[float]) -> Tensor:
     """Of one image, in nats; the target is a class or a probability of each."""
     total = torch.log(torch.exp(logits).sum())

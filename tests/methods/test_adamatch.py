@@ -9,7 +9,7 @@ from torch import nn
 from lightning_ssl.methods import AdaMatch
 from lightning_ssl.types import Batch, Samples
 
-from by_hand import best, cross_entropy, labeled_loss, softmax
+from by_hand import cross_entropy, labeled_loss, pseudo_label, softmax
 from steps import (
     EXACT,
     compare,
@@ -47,12 +47,19 @@ def aligned(probs, labeled, unlabeled):
 
 
 @pytest.mark.parametrize(
-    ("simple", "threshold", "decay", "window", "ramp"),
-    [(False, 0.9, 0.9, 5, 0.5), (False, 1.0, 0.5, 128, 0.2), (True, 0.95, 0.9, 128, 0.0)],
-)
-def test_sixty_steps_equal_loops(simple, threshold, decay, window, ramp):
+    ("simple", "threshold", "decay", "window", "ramp", "soft"),
+    [(False, 0.9, 0.9, 5, 0.5, None), (False, 1.0, 0.5, 128, 0.2, 0.5),
+     (True, 0.95, 0.9, 128, 0.0, None)],
+)  # fmt: skip
+def test_sixty_steps_equal_loops(simple, threshold, decay, window, ramp, soft):
     generator = torch.Generator().manual_seed(4)
-    options = {"simple": simple, "ramp": ramp, "lambda_u": 1.5, "backbone": "wrn_10_1"}
+    options = {
+        "simple": simple,
+        "ramp": ramp,
+        "temperature": soft,
+        "lambda_u": 1.5,
+        "backbone": "wrn_10_1",
+    }
     module = read_images(AdaMatch(4, threshold, decay, window, **options))
     module.backbone = Alone()
     exponential, batches, kept = {"x": [0.25] * 4, "u": [0.25] * 4}, [[0.25] * 4] * window, 0
@@ -94,7 +101,7 @@ def test_sixty_steps_equal_loops(simple, threshold, decay, window, ramp):
             q = aligned(p, exponential["x"], past_u)
             if max(q) >= relative:
                 kept += 1
-                unlabeled = unlabeled + cross_entropy(z * together, best(q))
+                unlabeled = unlabeled + cross_entropy(z * together, pseudo_label(q, soft))
         weight = 0.5 - 0.5 * math.cos(min(math.pi, math.pi * step / (60 * ramp))) if ramp else 1.0
         expected = loss_x + weight * 1.5 * unlabeled / 6
         compare(loss, expected, (*labeled.values(), strong), weak)

@@ -9,6 +9,9 @@ from lightning_ssl.losses import cross_entropy, pseudo_label_loss, softmax
 from lightning_ssl.methods import FixMatch
 from lightning_ssl.types import Batch, Samples
 
+from by_hand import cross_entropy as cross_entropy_by_hand
+from by_hand import pseudo_label
+
 
 def loss_by_loops(
     logits_x: torch.Tensor,
@@ -17,6 +20,7 @@ def loss_by_loops(
     logits_strong: torch.Tensor,
     threshold: float,
     lambda_u: float,
+    temperature: float | None,
 ) -> torch.Tensor:
     """Equations 3 and 4 of https://arxiv.org/abs/2001.07685, image by image."""
     labeled = torch.zeros((), dtype=torch.float64)
@@ -27,8 +31,8 @@ def loss_by_loops(
         exponentials = [math.exp(v) for v in weak]
         confidence = max(exponentials) / sum(exponentials)
         if confidence >= threshold:
-            label = exponentials.index(max(exponentials))
-            unlabeled = unlabeled - strong[label] + torch.log(sum(torch.exp(v) for v in strong))
+            target = pseudo_label([e / sum(exponentials) for e in exponentials], temperature)
+            unlabeled = unlabeled + cross_entropy_by_hand(strong, target)
     return labeled / len(logits_x) + lambda_u * unlabeled / len(logits_weak)
 
 
@@ -36,7 +40,8 @@ def loss_by_loops(
 def test_training_step_equals_the_paper(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     threshold, lambda_u = [(0.95, 1.0), (0.7, 10.0), (0.5, 0.3), (0.0, 1.0), (1.0, 1.0)][seed % 5]
-    module = FixMatch(4, threshold, lambda_u=lambda_u, backbone="wrn_10_1").double()
+    temperature = [None, 0.5, 2.0][seed % 3]
+    module = FixMatch(4, threshold, temperature, lambda_u=lambda_u, backbone="wrn_10_1").double()
     # The images are the logits: the network under test is the identity.
     module.backbone = torch.nn.Flatten()
     module.classifier = torch.nn.Identity()
@@ -51,7 +56,7 @@ def test_training_step_equals_the_paper(seed: int) -> None:
     loss = module.training_step(batch, 0)
     expected = loss_by_loops(
         *(x.flatten(2)[0], target, weak.flatten(2)[0].detach(), strong.flatten(2)[0]),
-        *(threshold, lambda_u),
+        *(threshold, lambda_u, temperature),
     )
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     found = torch.autograd.grad(loss, (x, weak, strong), retain_graph=True, allow_unused=True)

@@ -10,18 +10,20 @@ from lightning_ssl.methods import FreeMatch
 from lightning_ssl.state.adaptive_thresholds import SelfAdaptiveThresholds
 from lightning_ssl.types import Batch, Samples
 
-from by_hand import SelfAdaptive, best, cross_entropy, labeled_loss
+from by_hand import SelfAdaptive, best, cross_entropy, labeled_loss, pseudo_label
 from steps import EXACT, compare, images, read_images, rows, teach
 
 
 @pytest.mark.parametrize(
-    ("clip", "each", "weight", "decay", "scale"),
-    [((0.0, 1.0), True, 0.5, 0.9, 2.0), ((0.9, 0.95), True, 0.01, 0.8, 3.0),
-     ((0.9, 0.95), False, 0.01, 0.8, 3.0), ((0.0, 0.3), False, 1.0, 0.99, 1.0)],
+    ("clip", "each", "weight", "decay", "scale", "soft"),
+    [((0.0, 1.0), True, 0.5, 0.9, 2.0, 0.5), ((0.9, 0.95), True, 0.01, 0.8, 3.0, None),
+     ((0.9, 0.95), False, 0.01, 0.8, 3.0, 2.0), ((0.0, 0.3), False, 1.0, 0.99, 1.0, None)],
 )  # fmt: skip
-def test_sixty_steps_equal_loops(clip, each, weight, decay, scale):
+def test_sixty_steps_equal_loops(clip, each, weight, decay, scale, soft):
     generator = torch.Generator().manual_seed(2)
-    module = read_images(FreeMatch(4, weight, decay, clip, each, lambda_u=1.5, backbone="wrn_10_1"))
+    module = read_images(
+        FreeMatch(4, weight, decay, clip, each, soft, lambda_u=1.5, backbone="wrn_10_1")
+    )
     past, kept_counts = SelfAdaptive(4, decay, clip, each), []
     for step in range(60):
         x, weak, strong = (images(n, 4, generator, scale) for n in (3, 6, 6))
@@ -35,7 +37,7 @@ def test_sixty_steps_equal_loops(clip, each, weight, decay, scale):
         for p, z in zip(taught, rows(strong), strict=True):
             if max(p) >= past.thresholds()[best(p)]:
                 kept.append(z)
-                unlabeled = unlabeled + cross_entropy(z, best(p))
+                unlabeled = unlabeled + cross_entropy(z, pseudo_label(p, soft))
         kept_counts.append(len(kept))
         expected = labeled_loss(rows(x), target) + 1.5 * unlabeled / 6
         expected = expected + weight * past.fairness(kept)

@@ -52,9 +52,13 @@ def test_training_step_equals_the_paper(seed, monkeypatch):
         (2, 0.75, 0.5, 75.0), (1, 0.5, 0.25, 100.0), (3, 0.75, 1.0, 1.0), (2, 2.0, 0.7, 10.0)
     ][seed % 4]  # fmt: skip
     labeled, unlabeled = [(3, 3), (3, 5)][seed % 2]
-    risen = [1.0, 0.3, 0.0][seed % 3]
+    risen, shared = [1.0, 0.3, 0.0][seed % 3], seed % 5 == 0
     module = MixMatch(
-        4, alpha, temperature, lambda_u, guess_views=views, ramp=0.25, backbone="wrn_10_1"
+        *(4, alpha, temperature, lambda_u),
+        guess_views=views,
+        ramp=0.25,
+        shared_weight=shared,
+        backbone="wrn_10_1",
     ).double()
     # The images are the logits: the network under test is the identity.
     module.backbone, module.classifier = nn.Flatten(), nn.Identity()
@@ -64,7 +68,7 @@ def test_training_step_equals_the_paper(seed, monkeypatch):
     asked = []
 
     def draw(*args):
-        asked.append(args[:2])
+        asked.append((*args[:2], args[3]))
         return partner, weight
 
     monkeypatch.setattr(mixmatch, "draw_mixup", draw)
@@ -81,7 +85,7 @@ def test_training_step_equals_the_paper(seed, monkeypatch):
     expected = loss_by_loops(
         x.flatten(2)[0], target, u.flatten(2), partner, weight, temperature, risen * lambda_u
     )
-    assert asked == [(count, alpha)]
+    assert asked == [(count, alpha, shared)]
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     found, wanted = (torch.autograd.grad(value, (x, u)) for value in (loss, expected))
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)

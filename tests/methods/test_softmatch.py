@@ -8,21 +8,26 @@ import torch
 from lightning_ssl.methods import SoftMatch
 from lightning_ssl.types import Batch, Samples
 
-from by_hand import best, cross_entropy, labeled_loss
+from by_hand import best, cross_entropy, labeled_loss, pseudo_label
 from steps import EXACT, compare, images, logged, read_images, rows, teach
 
 
-def aligned(probs, past):
-    """A row times 1/4 over the running mean, summing to 1 again."""
-    row = [p * (0.25 + 1e-6) / (q + 1e-6) for p, q in zip(probs, past, strict=True)]
+def aligned(probs, past, shares):
+    """A row times the share of each class over its running mean, summing to 1 again."""
+    row = [p * (s + 1e-6) / (q + 1e-6) for p, q, s in zip(probs, past, shares, strict=True)]
     return [value / sum(row) for value in row]
 
 
-@pytest.mark.parametrize(("n_sigma", "decay"), [(2.0, 0.9), (3.0, 0.5), (1.0, 0.99)])
-def test_sixty_steps_equal_loops(n_sigma, decay):
+@pytest.mark.parametrize(
+    ("n_sigma", "decay", "soft", "to"),
+    [(2.0, 0.9, None, "uniform"), (3.0, 0.5, 0.5, "uniform"), (1.0, 0.99, None, "labeled"),
+     (2.0, 0.8, 2.0, "labeled")],
+)  # fmt: skip
+def test_sixty_steps_equal_loops(n_sigma, decay, soft, to):
     generator = torch.Generator().manual_seed(3)
-    module = read_images(SoftMatch(4, n_sigma, decay, lambda_u=1.5, backbone="wrn_10_1"))
+    module = read_images(SoftMatch(4, n_sigma, decay, soft, to, lambda_u=1.5, backbone="wrn_10_1"))
     past, mu, variance, other_labels, whole = [0.25] * 4, 0.25, 1.0, 0, 0
+    shares = [0.25] * 4
     for step in range(60):
         x, weak, strong = (images(n, 4, generator, 2.0) for n in (3, 6, 6))
         with torch.no_grad():
@@ -34,7 +39,9 @@ def test_sixty_steps_equal_loops(n_sigma, decay):
         taught = teach(weak)
         for c in range(4):
             past[c] = decay * past[c] + (1 - decay) * sum(p[c] for p in taught) / 6
-        confidences = [max(aligned(p, past)) for p in taught]
+            if to == "labeled":
+                shares[c] = decay * shares[c] + (1 - decay) * sum(p[c] for p in teach(x)) / 3
+        confidences = [max(aligned(p, past, shares)) for p in taught]
         mean = sum(confidences) / 6
         spread = sum((c - mean) ** 2 for c in confidences) / 5  # unbiased: one less than the batch
         mu = decay * mu + (1 - decay) * mean
@@ -43,8 +50,8 @@ def test_sixty_steps_equal_loops(n_sigma, decay):
         for p, c, z in zip(taught, confidences, rows(strong), strict=True):
             weight = math.exp(-((min(c - mu, 0.0)) ** 2) / (2 * variance / n_sigma**2))
             whole += weight == 1.0
-            unlabeled = unlabeled + weight * cross_entropy(z, best(p))
-            other_labels += best(p) != best(aligned(p, past))
+            unlabeled = unlabeled + weight * cross_entropy(z, pseudo_label(p, soft))
+            other_labels += best(p) != best(aligned(p, past, shares))
         expected = labeled_loss(rows(x), target) + 1.5 * unlabeled / 6
         compare(loss, expected, (x, strong), weak)
         assert logged(module, "predicted") == pytest.approx(past, abs=1e-12)  # with this batch
@@ -64,11 +71,12 @@ def test_the_statistics_start_at_an_even_guess_and_variance_one():
 
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
-    [("decay", -0.1, r"in \[0, 1\)"), ("n_sigma", 0, "above 0"), ("n_sigma", math.inf, "above 0"),
+    [("align_to", "counts", "one of"), ("temperature", 0.0, "above 0 or null"),
+     ("decay", -0.1, r"in \[0, 1\)"), ("n_sigma", 0, "above 0"), ("n_sigma", math.inf, "above 0"),
      ("lambda_u", -1, "at least 0")],
 )  # fmt: skip
 def test_errors_name_argument_and_value(option, value, allowed):
-    with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got {value}"):
+    with pytest.raises(ValueError, match=rf"`{option}` must be {allowed}.*, got '?{value}"):
         SoftMatch(4, backbone="wrn_10_1", **{option: value})
 
 

@@ -5,7 +5,9 @@ from torch import Tensor
 from torch.distributions import Beta
 
 
-def draw_mixup(count: int, alpha: float, like: Tensor) -> tuple[Tensor, Tensor]:
+def draw_mixup(
+    count: int, alpha: float, like: Tensor, shared: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""Draw for each row a partner and the weight of the row itself.
 
     One permutation of all rows; :math:`\lambda \sim \mathrm{Beta}(\alpha, \alpha)` of each row,
@@ -19,6 +21,7 @@ def draw_mixup(count: int, alpha: float, like: Tensor) -> tuple[Tensor, Tensor]:
         count: Number of rows N.
         alpha: :math:`\alpha`, at least 0; 0 mixes nothing.
         like: Says on which device.
+        shared: Whether all rows have one weight, as in TorchSSL and USB.
 
     Returns:
         Partners ``(N,)``, int64, and weights ``(N,)`` in [0.5, 1], float32.
@@ -26,7 +29,7 @@ def draw_mixup(count: int, alpha: float, like: Tensor) -> tuple[Tensor, Tensor]:
     # Few numbers, drawn on the host and sent without waiting: the same on any device.
     partner, weight = torch.randperm(count), torch.ones(count, dtype=torch.float32)
     if alpha > 0:
-        drawn = draw_beta(alpha, count)
+        drawn = draw_beta(alpha, 1 if shared else count).expand(count)
         weight = torch.maximum(drawn, 1 - drawn)
     return partner.to(like.device, non_blocking=True), weight.to(like.device, non_blocking=True)
 

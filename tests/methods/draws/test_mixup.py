@@ -45,6 +45,18 @@ def test_weights_are_the_larger_part_of_a_beta_draw_of_each_row(alpha):
     assert weight.double().std().item() == pytest.approx(deviation, abs=0.005)
 
 
+def test_a_shared_weight_is_one_draw_for_all_rows():
+    torch.manual_seed(0)
+    drawn = []
+    for _ in range(4000):
+        partner, weight = draw_mixup(3, 0.5, LIKE, True)
+        assert partner.sort().values.tolist() == [0, 1, 2]
+        assert weight.unique().numel() == 1
+        drawn.append(weight[0].item())
+    # Of max(v, 1 - v) with v from the arcsine law: 1/2 + 1/pi.
+    assert sum(drawn) / len(drawn) == pytest.approx(0.5 + 1 / math.pi, abs=0.01)
+
+
 def test_without_alpha_every_row_stays_itself():
     partner, weight = draw_mixup(9, 0, LIKE)
     values = torch.randn(9, 3, 2, 2)
