@@ -27,7 +27,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Room of the package to the rooms it may import besides itself; a room is a folder or a module, and
 # a module is in the innermost room that is named here. `data` and `methods` never meet.
-LEAVES = {"types", "seeding", "distributed", "checks", "files", "lightning_private"}
+LEAVES = {"types", "seeding", "distributed", "checks", "files", "records", "lightning_private"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "losses": {"types"},
@@ -36,8 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"types"},
     "optim": {"types"},
     "evaluation": {"types", "checks", "losses", "augment"},
-    "callbacks": {"types", "seeding", "checks", "files", "lightning_private", "evaluation"},
-    "data": {"types", "seeding", "checks", "files", "lightning_private", "augment"},
+    "callbacks": LEAVES | {"optim", "evaluation"},
+    "data": LEAVES - {"distributed"} | {"augment"},
     "methods.base": LEAVES
     | {"losses", "state", "augment", "models", "optim", "evaluation", "callbacks"},
     "methods.draws": LEAVES | {"losses", "augment", "models"},

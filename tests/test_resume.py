@@ -26,7 +26,7 @@ def die(step: int) -> tuple[str, ...]:
 def validations(*run_dirs: str) -> dict[int, float]:
     found = {}
     for run_dir in run_dirs:
-        with Path(run_dir, "csv/version_0/metrics.csv").open() as file:
+        with Path(run_dir, "metrics.csv").open() as file:
             for row in csv.DictReader(file):
                 if row.get("val/acc"):
                     found[int(row["step"]) + 1] = float(row["val/acc"])

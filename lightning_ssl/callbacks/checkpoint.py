@@ -1,19 +1,54 @@
 """Checkpoints that a run can be continued from."""
 
+import glob
+import os
+from pathlib import Path
 from typing import Any
 
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lightning_ssl.files import replacing
 from lightning_ssl.lightning_private import may_save, save_newest, validation_is_due
+
+_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, waits until it is on disk, and renames it.
+
+    Lightning writes to the temporary directory, which may be on another file system, and copies:
+    killed in between, or with a full disk, it leaves a cut file in the place of a good one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: What to write.
+            path: The file; a remote one is left to Lightning.
+            storage_options: Not known, as with Lightning.
+        """
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        for part in glob.glob(f"{glob.escape(os.fspath(path))}.*.tmp"):  # of a killed run
+            os.unlink(part)
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's checkpoint callback with the three rules of this package.
+    """Lightning's checkpoint callback with the rules of this package.
 
-    The last update of a run is always saved by a callback that monitors nothing. Where the data
-    has no validation part nothing is monitored, so that nothing is selected on the test set. And
-    a checkpoint is only written after an optimizer update, never inside an accumulation.
+    A file is replaced in one step, when it is complete. The last update of a run is always saved by
+    a callback that monitors nothing. Where the data has no validation part nothing is monitored, so
+    that nothing is selected on the test set. And a checkpoint is only written after an optimizer
+    update, never inside an accumulation.
 
     Args:
         filename: Name of the file, without its ending.
@@ -41,6 +76,7 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.every_n_train_steps = every_n_train_steps or 0
+        self.save_soon = False  # after this update, whatever the interval
         self._save_after_validation = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -60,7 +96,32 @@ class RunCheckpoint(ModelCheckpoint):
             data = trainer.datamodule  # type: ignore[attr-defined]
             if not getattr(data, "has_validation", True):
                 self.monitor = None
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         super().setup(trainer, pl_module, stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Files by their names alone: the folder may be moved or copied."""
+        state = super().state_dict()
+        best = {os.path.basename(p): score for p, score in state["best_k_models"].items()}
+        names = {key: os.path.basename(state[key]) for key in _PATHS}
+        return {**state, "dirpath": "", "best_k_models": best, **names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Find the files in the folder of this run.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned, or that of an older version.
+        """
+        assert self.dirpath is not None  # known since setup
+
+        def here(path: str) -> str:
+            return os.path.join(str(self.dirpath), os.path.basename(path)) if path else ""
+
+        best = {here(p): score for p, score in state_dict.get("best_k_models", {}).items()}
+        paths = {key: here(state_dict.get(key, "")) for key in _PATHS}
+        state = {**state_dict, "dirpath": self.dirpath, "best_k_models": best, **paths}
+        super().load_state_dict(state)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
@@ -76,7 +137,8 @@ class RunCheckpoint(ModelCheckpoint):
         # Not in on_train_end: the averaged weights have replaced the trained ones by then.
         is_last = trainer.global_step == trainer.estimated_stepping_batches
         every = self.every_n_train_steps
-        wanted = is_last or (every > 0 and trainer.global_step % every == 0)
+        wanted = is_last or self.save_soon or (every > 0 and trainer.global_step % every == 0)
+        self.save_soon = False
         if not wanted or not may_save(self, trainer):
             return
         if validation_is_due(trainer):

@@ -5,12 +5,17 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_ssl.callbacks.find import find_callbacks
+from lightning_ssl.lightning_private import average_of
+from lightning_ssl.records import check_same, plain
 from lightning_ssl.seeding import global_seed
 
+_HINT = "A lower `model.optimizer.lr` or 32-bit precision often helps."
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -75,22 +80,38 @@ class RunChecks(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to go on with another seed: it decides what the steps to come draw.
+        """Refuse to go on with another seed, which decides what the steps to come draw, or steps.
 
         Raises:
-            ValueError: If the seeds differ.
+            ValueError: If the seed or what a step is differs.
         """
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         seed = checkpoint.get("seed", global_seed())
-        if trainer.state.fn == TrainerFn.FITTING and seed != global_seed():
+        if seed != global_seed():
             raise ValueError(
                 f"`ckpt_path` was trained with --seed_everything {seed}, got {global_seed()}."
             )
+        check_same("trainer", checkpoint.get("steps", {}), _steps(trainer))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to replace a good checkpoint by a bad one."""
+        """Refuse to replace a good checkpoint by a bad one; record what a step is.
+
+        Raises:
+            FloatingPointError: If the loss, a weight or its average is not finite.
+        """
         self._stop_if_bad(trainer)
+        averages = [average_of(average) for average in find_callbacks(trainer, WeightAveraging)]
+        modules = [pl_module, *(average for average in averages if average is not None)]
+        found = [p.isfinite().all() for module in modules for p in module.parameters()]
+        if not bool(torch.stack(found).all()):
+            raise FloatingPointError(
+                f"A weight is not finite after {trainer.global_step} updates. The last checkpoint "
+                f"from before is kept. {_HINT}"
+            )
+        checkpoint["steps"] = _steps(trainer)
 
     def _stop_if_bad(self, trainer: Trainer) -> None:
         if self._first_bad is None:
@@ -100,5 +121,12 @@ class RunChecks(Callback):
         if step >= 0:
             raise FloatingPointError(
                 f"The loss is not finite at step {step} (counted from 0). The last checkpoint "
-                "from before is kept. A lower `model.optimizer.lr` or 32-bit precision often helps."
+                f"from before is kept. {_HINT}"
             )
+
+
+def _steps(trainer: Trainer) -> dict[str, Any]:
+    """Options of the trainer that change what an update does."""
+    names = ("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+    steps: dict[str, Any] = plain({name: getattr(trainer, name) for name in names})
+    return steps

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pytorch_lightning import LightningDataModule
 
 from lightning_ssl.cli.checkpoint import LINKED, known_to_checkpoint
-from lightning_ssl.cli.configs import find_config
+from lightning_ssl.cli.configs import find_config, run_folder_of
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.optim import Optimizer, Schedule
 
@@ -36,7 +36,7 @@ def expand(args: Sequence[str]) -> list[str]:
     Raises:
         ValueError: If the parser would misunderstand one of them, or report it badly.
     """
-    out = _map_values(args, ("-c", "--config"), find_config)
+    out = _with_run_folders(_map_values(args, ("-c", "--config"), find_config))
     _map_values(args, ("--model",), _check_method)
     for arg in out:
         _check_linked(arg.partition("=")[0])
@@ -48,6 +48,17 @@ def expand(args: Sequence[str]) -> list[str]:
     if checkpoint not in WORDS:
         known = known_to_checkpoint(checkpoint, predict=out[0] == "predict")
         out[1:1] = ["--config", json.dumps(known)]
+    return out
+
+
+def _with_run_folders(args: Sequence[str]) -> list[str]:
+    """Say after a run folder's own config which folder it is; a later ``--run_dir`` wins."""
+    out: list[str] = []
+    for arg in args:
+        out.append(arg)
+        if len(out) > 1 and out[-2] in ("-c", "--config"):
+            folder = run_folder_of(arg)
+            out += [] if folder is None else ["--run_dir", folder]
     return out
 
 

@@ -21,7 +21,7 @@ def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint.
     """
-    checkpoint = _open(path)
+    checkpoint = open_checkpoint(path)
     known: dict[str, Any] = {"seed_everything": checkpoint.get("seed", 0)}
     if "method" in checkpoint:
         arguments = _arguments(checkpoint, "hyper_parameters")
@@ -47,11 +47,20 @@ def trained_on(path: str) -> dict[str, Any]:
     Args:
         path: The checkpoint.
     """
-    arguments = _arguments(_open(path), "hyper_parameters")
+    arguments = _arguments(open_checkpoint(path), "hyper_parameters")
     return {name: arguments[name] for name in TRAINED_ON if name in arguments}
 
 
-def _open(path: str) -> dict[str, Any]:
+def open_checkpoint(path: str) -> dict[str, Any]:
+    """Open a checkpoint without unpickling.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"`ckpt_path` must be a checkpoint file, 'best', 'last' or 'hpc', got '{path}'."
@@ -61,7 +70,10 @@ def _open(path: str) -> dict[str, Any]:
             path, map_location="cpu", weights_only=True, mmap=True
         )
     except Exception as error:  # a damaged file makes the reader raise almost anything
-        raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: {error}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: it holds no dictionary")
     return checkpoint
 
 

@@ -4,7 +4,7 @@ import ctypes
 import sys
 import warnings
 from collections.abc import Sequence
-from datetime import datetime
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,20 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
-from lightning_ssl.callbacks import PredictionWriter
+from lightning_ssl.callbacks import PredictionWriter, Termination
 from lightning_ssl.cli.arguments import WORDS, classes, expand
 from lightning_ssl.cli.checkpoint import DATA, LINKED, TRAINED_ON, trained_on
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
+from lightning_ssl.cli.run_folder import (
+    RunFolder,
+    fill,
+    find_checkpoint,
+    is_writer,
+    make_record,
+    new_run_dir,
+)
+from lightning_ssl.files import FolderLock
 from lightning_ssl.lightning_private import CommandLine
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
@@ -49,9 +58,13 @@ class SSLCLI(CommandLine):
     Args:
         args: Arguments as typed, without the program's name.
         further: Names of commands that ``--help`` points to.
+        held: What is to be given back when the command ends, in whatever way.
     """
 
-    def __init__(self, args: Sequence[str], further: Sequence[str] = ()) -> None:
+    def __init__(
+        self, args: Sequence[str], further: Sequence[str] = (), held: ExitStack | None = None
+    ) -> None:
+        self._held = held or ExitStack()
         own: dict[str, Any] = {
             "default_config_files": [str(CONFIGS / "trainer" / "default.yaml")],
             "exit_on_error": False,
@@ -74,7 +87,7 @@ class SSLCLI(CommandLine):
                 "epilog": f"Further commands: {', '.join(further)} (each with --help).",
                 **dict.fromkeys(self.subcommands(), own),
             },
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=RunFolder,
             args=list(args),
         )
 
@@ -119,17 +132,13 @@ class SSLCLI(CommandLine):
         config = self.config[self.subcommand]
         for group in ("model", "data"):
             check_nulls(group, config[group], classes().get(config[group].class_path), LINKED)
+        for flag, kind in (("progress_bar", "ProgressBar"), ("checkpointing", "Checkpoint")):
+            if config.trainer[f"enable_{flag}"] is False:
+                # Lightning takes the flag and such a callback as a contradiction.
+                given = config.trainer.callbacks or []
+                config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
         if self.subcommand == "fit":
-            config.run_dir = config.run_dir or _new_run_dir(config)
-            bounds = (config.trainer.max_epochs, config.trainer.max_time)
-            if config.trainer.max_steps == -1 and bounds == (None, None):
-                config.trainer.max_steps = _UPDATES
-            last = Path(config.run_dir, "checkpoints", "last.ckpt")
-            if last.exists() and config.ckpt_path is None:
-                raise ValueError(
-                    f"`run_dir` already holds a run, '{last}': give --ckpt_path last to continue "
-                    "it, or another folder."
-                )
+            self._prepare_fit(config)
         else:
             config.run_dir = config.run_dir or "runs"
             config.trainer.logger = False
@@ -139,13 +148,37 @@ class SSLCLI(CommandLine):
             data = config.data.get("init_args", {})
             if data.get("dataset") == "folder" and data.get("root") is None:
                 raise ValueError("`data.root` must be the folder of images to predict, got none.")
-        for flag, kind in (("progress_bar", "ProgressBar"), ("checkpointing", "Checkpoint")):
-            if config.trainer[f"enable_{flag}"] is False:
-                # Lightning takes the flag and such a callback as a contradiction.
-                given = config.trainer.callbacks or []
-                config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
-        config.trainer = _fill(config.trainer, config.run_dir)
+        config.trainer = fill(config.trainer, config.run_dir)
         config.trainer.default_root_dir = config.trainer.default_root_dir or config.run_dir
+
+    def _prepare_fit(self, config: Namespace) -> None:
+        """Find the run's folder and what it goes on from; nothing is written yet."""
+        if config.run_dir is None and config.ckpt_path in ("last", "best"):
+            raise ValueError(
+                f"`ckpt_path` '{config.ckpt_path}' is of a run's folder: give its --run_dir, or -c "
+                "and its config.yaml."
+            )
+        config.run_dir = config.run_dir or new_run_dir(config)
+        bounds = (config.trainer.max_epochs, config.trainer.max_time)
+        if config.trainer.max_steps == -1 and bounds == (None, None):
+            config.trainer.max_steps = _UPDATES
+        lock = FolderLock(config.run_dir)
+        self._held.callback(lock.release)
+        if is_writer():
+            lock.acquire(create=False)
+        self.save_config_kwargs = {"record": make_record(config), "lock": lock}
+        if config.ckpt_path in (None, "last", "best"):
+            config.ckpt_path = find_checkpoint(config.run_dir, config.ckpt_path)
+        config.weights_only = config.weights_only is not False  # unpickling is asked for
+
+    def after_instantiate_classes(self) -> None:
+        """Let nobody write to the run folder before training starts; listen to signals."""
+        if self.only_parses:
+            return
+        self.trainer.callbacks.append(Termination())  # type: ignore[attr-defined]
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for callback in [c for c in callbacks if isinstance(c, RunFolder)]:
+            callback.hold(self.trainer)
 
     def before_fit(self) -> None:
         """Say so where the default network would meet large photos."""
@@ -177,7 +210,8 @@ def run_trainer(args: Sequence[str], further: Sequence[str] = ()) -> SSLCLI:
         The object that holds ``trainer``, ``model`` and ``datamodule``.
     """
     prepare_process()
-    return SSLCLI(args, further)
+    with ExitStack() as held:
+        return SSLCLI(args, further, held)
 
 
 def prepare_process() -> None:
@@ -198,22 +232,3 @@ def _keep_memory() -> None:
         if mallopt is not None:
             mallopt(-4, 0)  # M_MMAP_MAX
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def _new_run_dir(config: Namespace) -> str:
-    method = config.model.class_path.rpartition(".")[2]
-    dataset = config.data.init_args.get("dataset", config.data.class_path.rpartition(".")[2])
-    return str(Path("runs", f"{method}_{dataset}_{datetime.now():%Y%m%d-%H%M%S}"))
-
-
-def _fill(value: Any, run_dir: str) -> Any:
-    """Put the run folder where a config says ``{run_dir}``."""
-    if isinstance(value, str):
-        return value.replace("{run_dir}", run_dir)
-    if isinstance(value, Namespace):
-        return Namespace({k: _fill(v, run_dir) for k, v in vars(value).items()})
-    if isinstance(value, dict):
-        return {k: _fill(v, run_dir) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_fill(item, run_dir) for item in value]
-    return value

@@ -43,8 +43,7 @@ def quickstart(
     # Not by a pattern: an earlier quickstart may have left further seeds.
     runs = {
         method: [
-            _run_dir(folder, method, num_labels, seed) / "csv" / "version_0" / "metrics.csv"
-            for seed in range(seeds)
+            _run_dir(folder, method, num_labels, seed) / "metrics.csv" for seed in range(seeds)
         ]
         for method in _METHODS
     }

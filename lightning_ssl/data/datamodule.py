@@ -99,7 +99,7 @@ class SSLDataModule(DescribedData):
         self._draw_views: DrawViews | None = None
 
     def setup(self, stage: str) -> None:
-        """Read what training needs, check it against the method, and store the split.
+        """Read what training needs, and check it against the method.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -136,12 +136,6 @@ class SSLDataModule(DescribedData):
         fetch = TrainFetch(plan, self.split, images, views, self.image_size, self.labeled)
         custom = any(not isinstance(t, Transform) for t in self.view_transforms.values())
         self._draw_views = DrawViews(fetch, views, custom)
-        folder = trainer.log_dir  # a broadcast: every process has to ask
-        stored = trainer.loggers or trainer.checkpoint_callbacks
-        if stored and folder and trainer.is_global_zero:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            file = Path(folder) / "split.json"
-            save_split(file, self.split, len(self.source.train), self.pseudo)
         if self.pseudo is not None:
             rank_zero_info(f"{len(self.pseudo.rows)} labelled images have a pseudo-label.")
 
@@ -200,6 +194,7 @@ class SSLDataModule(DescribedData):
         fetch, steps = self._draw_views.fetch, self._count_steps()
         counts = (self.num_labeled, self.num_unlabeled)
         rank_zero_info(describe_run(self._attached_trainer, fetch.plan, counts, steps))
+        self._store_split()
         return TrainLoader(
             fetch,
             steps,
@@ -207,6 +202,13 @@ class SSLDataModule(DescribedData):
             num_workers=self._workers(fetch.images),
             pin_memory=self._pin_memory,
         )
+
+    def _store_split(self) -> None:
+        """Write the split beside the logs, after all that training needs was read and built."""
+        trainer, folder = self._attached_trainer, self._attached_trainer.log_dir  # asks all ranks
+        if (trainer.loggers or trainer.checkpoint_callbacks) and folder and trainer.is_global_zero:
+            split = (self.split, len(self.source.train), self.pseudo)
+            save_split(Path(folder, "split.json"), *split)
 
     def _position(self) -> int:
         """Step the run stands at; the counter is restored from a checkpoint before it is read."""

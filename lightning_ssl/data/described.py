@@ -16,12 +16,20 @@ from lightning_ssl.data.pseudo.labels import (
     join,
     read_pseudo_labels,
 )
-from lightning_ssl.data.record import check_classes, check_resumed, digest, make_record
+from lightning_ssl.data.record import (
+    FORM,
+    WALK,
+    check_classes,
+    check_resumed,
+    digest,
+    make_record,
+)
 from lightning_ssl.data.sources.base import Source
 from lightning_ssl.data.sources.images import FileImages
 from lightning_ssl.data.sources.named import open_source, prepare_source
 from lightning_ssl.data.splits.files import LabeledImages
 from lightning_ssl.data.splits.make import Split, make_split
+from lightning_ssl.records import NOT_PLAIN, check_same, plain
 from lightning_ssl.seeding import global_seed
 
 
@@ -105,6 +113,10 @@ class DescribedData(pl.LightningDataModule):
             )
         check_options(pseudo_labels, pseudo_column, pseudo_threshold, pseudo_alpha)
         self.save_hyperparameters(ignore=["views"])
+        options = {name: plain(value) for name, value in self.hparams.items()}
+        self.hparams.update({n: v for n, v in options.items() if v is not NOT_PLAIN})
+        for name in [n for n, value in options.items() if value is NOT_PLAIN]:
+            del self.hparams[name]  # a checkpoint could not hold it
         self.dataset, self.root, self.download = dataset, root, download
         self.selection = {
             "num_labels": num_labels,
@@ -294,6 +306,7 @@ class DescribedData(pl.LightningDataModule):
             *(self.classes, self.image_size, self.mean, self.std),
             *(self.split, self.seed, tuple(self.view_transforms)),
             self._pseudo_digest,
+            {name: self.hparams[name] for name in WALK if name in self.hparams},
         )
 
     @property
@@ -313,3 +326,8 @@ class DescribedData(pl.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             views = tuple(self.view_transforms)
             check_resumed(state_dict, self.split, self.seed, views, self._pseudo_digest)
+            # Effective values: whether they were given or came from the data makes no difference.
+            check_same(
+                "data", {n: state_dict[n] for n in FORM if n in state_dict}, self.state_dict()
+            )
+            check_same("data", state_dict.get("options", {}), self.hparams)

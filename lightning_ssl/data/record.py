@@ -8,6 +8,16 @@ import torch
 from torch import Tensor
 
 from lightning_ssl.data.splits.make import Split
+from lightning_ssl.records import plain
+
+FORM = ("image_size", "in_channels", "mean", "std")
+"""What of the record says what an image is."""
+
+WALK = (
+    *("batch_size", "unlabeled_batch_size", "labeled_order", "classes_per_batch"),
+    *("unique_classes_per_rank", "steps_per_epoch", "hflip"),
+)
+"""Options that a resumed run has to have from its beginning, beside the lists of images."""
 
 
 def digest(*columns: Tensor) -> str:
@@ -29,6 +39,7 @@ def make_record(
     seed: int,
     views: Sequence[str],
     pseudo_digest: str | None = None,
+    options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Record what prediction needs besides weights, and the lists a resumed run must share.
 
@@ -41,23 +52,28 @@ def make_record(
         seed: Seed of the order and the views.
         views: Names of the views whose transforms the user gave.
         pseudo_digest: Digest of the pseudo-labels; None without any.
+        options: How the data is walked, see :data:`WALK`.
 
     Returns:
         Plain values and tensors, so that the checkpoint loads with ``weights_only=True``.
     """
-    return {
-        "classes": list(classes),
-        "image_size": image_size,
-        "in_channels": len(mean),
-        "mean": list(mean),
-        "std": list(std),
-        "labeled": split.labeled,
-        "val": split.val,
-        "unlabeled": digest(split.unlabeled),
-        "seed": seed,
-        "views": sorted(views),
-        "pseudo_labels": pseudo_digest,
-    }
+    record: dict[str, Any] = plain(
+        {
+            "classes": list(classes),
+            "image_size": image_size,
+            "in_channels": len(mean),
+            "mean": list(mean),
+            "std": list(std),
+            "labeled": split.labeled,
+            "val": split.val,
+            "unlabeled": digest(split.unlabeled),
+            "seed": seed,
+            "views": sorted(views),
+            "pseudo_labels": pseudo_digest,
+            "options": options or {},
+        }
+    )
+    return record
 
 
 def check_classes(record: dict[str, Any], classes: Sequence[str]) -> None:

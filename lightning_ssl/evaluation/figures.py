@@ -28,20 +28,16 @@ def read_curve(metrics_csv: Path, name: str) -> tuple[list[int], list[float]]:
 
 
 def read_run(run_dir: Path, name: str) -> dict[int, float]:
-    """Read one logged name from all parts of a run that may have been interrupted.
+    """Read one logged name of a run.
 
     Args:
         run_dir: The run's folder.
         name: A logged name such as ``test/acc``.
 
     Returns:
-        Optimizer update to value. A part that repeats updates of the one before it counts.
+        Optimizer update to value.
     """
-    parts = (run_dir / "csv").glob("version_*/metrics.csv")
-    found: dict[int, float] = {}
-    for part in sorted(parts, key=lambda path: int(path.parent.name.removeprefix("version_"))):
-        found |= zip(*read_curve(part, name), strict=True)
-    return dict(sorted(found.items()))
+    return dict(sorted(zip(*read_curve(run_dir / "metrics.csv", name), strict=True)))
 
 
 def draw_curves(runs: Mapping[str, Sequence[Path]], names: Mapping[str, str], path: Path) -> None:

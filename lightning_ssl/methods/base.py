@@ -3,8 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from inspect import signature
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -16,6 +14,8 @@ from torchmetrics import MetricCollection
 from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
 from lightning_ssl.callbacks.find import find_callbacks
+from lightning_ssl.callbacks.method_record import check_method, record_method
+from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.evaluation import evaluation_metrics
 from lightning_ssl.lightning_private import attached_trainer
 from lightning_ssl.losses import softmax
@@ -90,7 +90,7 @@ class SSLModule(pl.LightningModule, ABC):
                 raise ValueError(f"`ema_half_life` must be above 0 or null, got {ema_half_life}.")
             ema_decay = 0.5 ** (1 / ema_half_life)
         self.save_hyperparameters()
-        self.num_classes = num_classes
+        self.num_classes = num_classes = int(num_classes)  # torchmetrics takes none of NumPy's
         # A checkpoint holds plain dicts, so that it loads with weights_only=True.
         self.optimizer = Optimizer(**optimizer) if isinstance(optimizer, dict) else optimizer
         self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
@@ -247,9 +247,15 @@ class SSLModule(pl.LightningModule, ABC):
     # Logging, by the names of docs/methods
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log with the labelled batch size, which Lightning cannot see in nested views."""
+        """Log with the labelled batch size, which Lightning cannot see in nested views.
+
+        In the steps that are written a value of training is the mean over all processes.
+        """
         if kwargs.get("batch_size") is None:
             kwargs["batch_size"] = self._batch_size
+        # Not by `sync_dist`, which cannot differ from step to step and costs as much in each.
+        if isinstance(value, Tensor) and name.startswith("train/") and self._writes_step:
+            value = mean_over_ranks(value.detach())
         super().log(name, value, *args, **kwargs)
 
     def log_losses(self, loss: Tensor, **parts: Tensor) -> None:
@@ -287,8 +293,11 @@ class SSLModule(pl.LightningModule, ABC):
             known = hidden_target >= 0
             kept = known if mask is None else mask & known
             right = kept & (probs.argmax(dim=1) == hidden_target)
+            counts = torch.stack([right.sum(), kept.sum()]).float()
+            if self._writes_step:
+                counts = mean_over_ranks(counts)  # of all processes, not the mean of their shares
             # Undefined, not zero, where nothing is kept.
-            self.log("train/pseudo_acc", right.sum() / kept.sum())
+            self.log("train/pseudo_acc", counts[0] / counts[1])
 
     def log_classes(self, name: str, values: Tensor) -> None:
         """Log a value of each class as ``train/<name>_<class>``, in the steps that are written.
@@ -359,40 +368,19 @@ class SSLModule(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the method, and nothing that needs pickle."""
-        checkpoint["seed"] = global_seed()
-        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        key = self.CHECKPOINT_HYPER_PARAMS_KEY
-        # The command line also records what the data offers and this method does not take.
-        parents: Any = type(self).__mro__
-        taken = {name for parent in parents for name in signature(parent.__init__).parameters}
-        # Building from the checkpoint shall not look for other weights again.
-        recorded = {**checkpoint.get(key, {}), "weights": None}
-        options = recorded.get("backbone_args")
-        if options and options.get("pretrained"):
-            recorded = {**recorded, "backbone_args": {**options, "pretrained": False}}
-        checkpoint[key] = {
-            name: asdict(value) if isinstance(value, (Optimizer, Schedule)) else value
-            for name, value in recorded.items()
-            if name in taken or name.startswith("_")
-        }
+        checkpoint.update(record_method(self))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this method.
+        """Check that the checkpoint is of this method and, to go on, of this run.
 
         Raises:
-            ValueError: If another method wrote it.
+            ValueError: If another method, or other data or options, wrote it.
         """
         trainer = attached_trainer(self)
         if trainer is not None and trainer.precision == "64-true":
             # Lightning converts the module only after this, and float32 would round the weights.
             self.double()
-        own = type(self).__qualname__
-        method = checkpoint.get("method", own).rpartition(".")[2]
-        if method != own:
-            raise ValueError(
-                f"`ckpt_path` must be a checkpoint of {own}, got one of {method}. "
-                "To start from its network use `model.weights`."
-            )
+        check_method(self, checkpoint, trainer)
 
 
 def _together(network: Callable[[Tensor], Tensor], views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -74,7 +74,7 @@ def test_a_second_quickstart_ignores_further_seeds(
         method: str, num_labels: int, seed: int, max_steps: int, run_dir: Path
     ) -> dict[str, Any]:
         steps = range(9, max_steps, 10)
-        log = run_dir / "csv" / "version_0" / "metrics.csv"
+        log = run_dir / "metrics.csv"
         write_log(log, [(step, 0.1 * seed, NAN) for step in steps])
         row = (method, num_labels, seed, 0.1 * seed, 1.0)
         return dict(zip(module._COLUMNS, row, strict=True))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
 
 
 class Die(Callback):
@@ -92,3 +93,43 @@ class NoWaiting(Callback):
             self.steps.append(index)
         if index == 6:
             torch.cuda.set_sync_debug_mode("default")
+
+
+class Terminate(Callback):
+    """Send SIGTERM to this process at the beginning of a step."""
+
+    def __init__(self, step: int, rank: int = 0) -> None:
+        self.step, self.rank = step, rank
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.step and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class PoisonGradients(Callback):
+    """Make the gradients of one update NaN, the loss before it being fine."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        if trainer.global_step == self.step:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.fill_(float("nan"))
+
+
+class Elsewhere(Logger):
+    """A logger that keeps its files in a folder of its own."""
+
+    name, version = "elsewhere", "0"
+
+    @property
+    def save_dir(self) -> str:
+        return "elsewhere"
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        Path("elsewhere").mkdir(exist_ok=True)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass

@@ -165,7 +165,7 @@ def test_nothing_is_selected_on_the_test_set() -> None:
 def test_a_validation_part_is_selected_on() -> None:
     cli = fit("Supervised", "a", 40, "--data.num_labels", "300", "--data.val_per_class", "3",
               "--trainer.val_check_interval", "10", "--model.optimizer.lr", "0.1")  # fmt: skip
-    with Path("a/csv/version_0/metrics.csv").open() as file:
+    with Path("a/metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["val/acc"]]
     scores = {int(row["step"]) + 1: float(row["val/acc"]) for row in rows}
     assert list(scores) == [10, 20, 30, 40]

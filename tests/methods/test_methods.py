@@ -276,7 +276,7 @@ def test_the_paper_config_trains_evaluates_and_predicts(row: Row) -> None:
                     "4", "--trainer.log_every_n_steps", "1",
                     "--model.optimizer.lr", "0.007"])  # fmt: skip
     assert type(cli.model).__name__ == row.name
-    with Path("a/csv/version_0/metrics.csv").open() as file:
+    with Path("a/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) - {"epoch", "step"} == (
         {"train/loss", "train/lr", "test/acc", "test/acc_top5", "test/ece"} | row.logged
@@ -362,7 +362,7 @@ def test_the_seed_decides_everything_hidden_targets_nothing_and_precision_little
 
 
 def _losses(run_dir: str) -> list[float]:
-    with Path(run_dir, "csv/version_0/metrics.csv").open() as file:
+    with Path(run_dir, "metrics.csv").open() as file:
         return [float(r["train/loss"]) for r in csv.DictReader(file) if r["train/loss"]]
 
 

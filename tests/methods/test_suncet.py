@@ -182,7 +182,7 @@ def test_the_labelled_term_ends(accumulated: int) -> None:
         *("--trainer.accumulate_grad_batches", str(accumulated)),
     )
     assert cli.trainer.global_step == 4
-    with Path("a/csv/version_0/metrics.csv").open() as file:
+    with Path("a/metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
     for row in rows:
         total, loss_x, loss_u = (

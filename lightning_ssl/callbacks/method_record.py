@@ -1,0 +1,72 @@
+"""What a checkpoint keeps of its method, and the check that it belongs to one."""
+
+from inspect import signature
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+
+from lightning_ssl.optim import Optimizer, Schedule
+from lightning_ssl.records import check_same, plain
+from lightning_ssl.seeding import global_seed
+
+
+def record_method(method: LightningModule) -> dict[str, Any]:
+    """Entries of a checkpoint: the class, its options and the seed, as plain values.
+
+    Args:
+        method: The method.
+    """
+    return {
+        "seed": global_seed(),
+        "method": f"{type(method).__module__}.{type(method).__qualname__}",
+        method.CHECKPOINT_HYPER_PARAMS_KEY: _options(method),
+    }
+
+
+def _options(method: LightningModule) -> dict[str, Any]:
+    # The command line also records what the data offers and this method does not take.
+    parents: Any = type(method).__mro__
+    taken = {name for parent in parents for name in signature(parent.__init__).parameters}
+    # Building from the checkpoint shall not look for other weights again.
+    options = {**method.hparams, "weights": None}
+    network = options.get("backbone_args") or {}
+    if network.get("pretrained"):
+        options["backbone_args"] = {**network, "pretrained": False}
+    kept = {name: v for name, v in options.items() if name in taken or name.startswith("_")}
+    recorded: dict[str, Any] = plain(kept)
+    return recorded
+
+
+def check_method(
+    method: LightningModule, checkpoint: dict[str, Any], trainer: Trainer | None
+) -> None:
+    """See that a checkpoint is of a method and, where training goes on, of the same run.
+
+    Args:
+        method: The method.
+        checkpoint: What was loaded.
+        trainer: The trainer; None where the weights alone are loaded.
+
+    Raises:
+        ValueError: If another method wrote it, or other data or options.
+    """
+    own = type(method).__name__
+    found = checkpoint.get("method", own).rpartition(".")[2]
+    if found != own:
+        raise ValueError(
+            f"`ckpt_path` must be a checkpoint of {own}, got one of {found}. "
+            "To start from its network use `model.weights`."
+        )
+    if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+        return
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if type(data).__qualname__ in checkpoint:  # first, as sizes of the method follow from it
+        data.load_state_dict(checkpoint[type(data).__qualname__])
+    recorded = dict(checkpoint.get(method.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+    for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
+        if name in recorded:  # an older one lacks later fields
+            recorded[name] = plain(kind(**recorded[name]))
+    skipped = ("weights", "weights_strict")
+    began = {n: v for n, v in recorded.items() if n not in skipped and not n.startswith("_")}
+    check_same("model", began, _options(method))

@@ -1,0 +1,114 @@
+"""The logged values of a run as one table."""
+
+import csv
+import os
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from lightning_ssl.files import replacing
+
+
+class MetricsFile(Logger):
+    """Writes ``metrics.csv``: a row for each logged step, which a resumed run continues.
+
+    Lightning's own CSV logger starts a new folder with every part of a run, and a part repeats the
+    steps since the last checkpoint of the one before it.
+
+    Args:
+        save_dir: Folder of the file.
+        flush_every: Rows that are kept back until they are written together.
+    """
+
+    def __init__(self, save_dir: str, flush_every: int = 20) -> None:
+        super().__init__()
+        self._save_dir, self.flush_every = os.fspath(save_dir), flush_every
+        self.path = os.path.join(self._save_dir, "metrics.csv")
+        self._names: list[str] = []  # columns of the file; none where there is no file yet
+        self._rows: list[dict[str, Any]] = []  # not written yet
+
+    @property
+    def name(self) -> str:
+        """Nothing: a run has one file."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing, likewise."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """Folder of the file."""
+        return self._save_dir
+
+    @rank_zero_only
+    def continue_at(self, step: int) -> None:
+        """Keep the rows of the steps before one, and drop those that are made again.
+
+        Args:
+            step: Optimizer updates that are done.
+        """
+        self._names, self._rows = [], []
+        kept = [row for row in self._read() if int(row["step"]) < step]
+        self._names = sorted({name for row in kept for name, value in row.items() if value != ""})
+        if kept:
+            self._replace(kept)
+        elif os.path.exists(self.path):
+            os.unlink(self.path)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not os.path.exists(self.path):
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a row.
+
+        Args:
+            metrics: Values by name.
+            step: Optimizer updates that were done before.
+        """
+        self._rows.append({**metrics, "step": step or 0})
+        if len(self._rows) >= self.flush_every:
+            self.save()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: ``config.yaml`` holds them."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what was kept back."""
+        if not self._rows:
+            return
+        names = sorted({*self._names, *(name for row in self._rows for name in row)})
+        if names == self._names:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, names).writerows(self._rows)
+        else:  # further columns
+            old = self._read() if self._names else []
+            self._names = names
+            self._replace([*old, *self._rows])
+        self._rows = []
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
+        with (
+            replacing(self.path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, self._names, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what was kept back.
+
+        Args:
+            status: Not used.
+        """
+        self.save()

@@ -1,0 +1,174 @@
+"""The folder of a run: found, held by one process, and written to when nothing can refuse it."""
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from lightning_ssl.callbacks import MetricsFile
+from lightning_ssl.cli.checkpoint import open_checkpoint
+from lightning_ssl.files import FolderLock, replacing
+
+HERE = "."
+"""`run_dir` in a run folder's own config, which is thus true wherever the folder is."""
+
+
+class RunFolder(SaveConfigCallback):
+    """Keeps the loggers away until training starts, then writes ``config.yaml`` and attaches them.
+
+    By then data, network, optimizer and checkpoint were read, built and checked: a run that is
+    refused leaves nothing behind, and changes nothing of the run that it should have continued.
+
+    Args:
+        parser: Of ``fit``.
+        config: What was parsed and made the objects.
+        record: What is written of it, see :func:`make_record`.
+        lock: The folder's.
+    """
+
+    def __init__(self, parser: Any, config: Namespace, record: Namespace, lock: FolderLock) -> None:
+        super().__init__(parser, config)
+        self.record, self.lock = record, lock
+        self._loggers: Sequence[Logger] = ()
+
+    def hold(self, trainer: Trainer) -> None:
+        """Come first of all callbacks, and take the loggers, which write when they are looked at.
+
+        Args:
+            trainer: The trainer of the run.
+        """
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.remove(self)
+        callbacks.insert(0, self)
+        self._loggers, trainer.loggers = trainer.loggers, []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing: it is too early to write."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config, and let the loggers write."""
+        folder = os.path.dirname(self.lock.path)
+        if trainer.is_global_zero:
+            self.lock.acquire()
+            with replacing(os.path.join(folder, "config.yaml")) as temporary:
+                self.parser.save(
+                    self.record, temporary, skip_none=False, overwrite=True, multifile=False
+                )
+        trainer.loggers = list(self._loggers)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        options = {**pl_module.hparams, **getattr(data, "hparams", {})}
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.continue_at(trainer.global_step)
+            logger.log_hyperparams(options)
+            logger.save()
+
+
+def make_record(config: Namespace) -> Namespace:
+    """What a run's own config holds: nothing of where its folder is or how it was continued.
+
+    Args:
+        config: The parsed options of ``fit``, before ``{run_dir}`` is filled in.
+    """
+    record = config.clone()
+    record.trainer = fill(record.trainer, "{run_dir}")  # in the form that the parser can write
+    record.run_dir, record.ckpt_path = HERE, None
+    return record
+
+
+def fill(value: Any, run_dir: str) -> Any:
+    """Put the run folder where a config says ``{run_dir}``.
+
+    Args:
+        value: Of a config, with everything in it.
+        run_dir: The folder.
+    """
+    if isinstance(value, str):
+        return value.replace("{run_dir}", run_dir)
+    if isinstance(value, Namespace):
+        return Namespace({k: fill(v, run_dir) for k, v in vars(value).items()})
+    if isinstance(value, dict):
+        return {k: fill(v, run_dir) for k, v in value.items()}
+    if isinstance(value, list):
+        return [fill(item, run_dir) for item in value]
+    return value
+
+
+def new_run_dir(config: Namespace) -> str:
+    """Name of a new folder under ``runs/``.
+
+    Args:
+        config: The parsed options of ``fit``.
+    """
+    method = config.model.class_path.rpartition(".")[2]
+    dataset = config.data.init_args.get("dataset", config.data.class_path.rpartition(".")[2])
+    return str(Path("runs", f"{method}_{dataset}_{datetime.now():%Y%m%d-%H%M%S}"))
+
+
+def find_checkpoint(run_dir: str, word: str | None) -> str | None:
+    """The file that a run is to be continued from, opened to see that this is possible.
+
+    Args:
+        run_dir: The run's folder.
+        word: ``last`` or ``best``; None where nothing was asked for.
+
+    Returns:
+        Its path; None for a run from the start: ``last`` of a folder that holds no run yet.
+
+    Raises:
+        ValueError: If the folder holds a run and it was not asked for, or the file is broken.
+        FileNotFoundError: If there is no ``best``.
+    """
+    folder = Path(run_dir, "checkpoints")
+    last = folder / "last.ckpt"
+    if word is None:
+        # A batch system that starts the same script again means the same run.
+        if not last.exists():
+            return None
+        if int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
+            raise ValueError(
+                f"`run_dir` already holds a run, '{last}': give --ckpt_path last to continue it, "
+                "or another folder."
+            )
+        word = "last"
+    path = folder / f"{word}.ckpt"
+    if not path.exists():
+        others = sorted(str(other) for other in folder.glob("*.ckpt"))
+        if word == "last" and not others:
+            return None
+        raise FileNotFoundError(
+            f"`ckpt_path` '{word}' must be in the folder of the run, '{path}' does not exist"
+            f"{_instead(others)}."
+        )
+    try:
+        open_checkpoint(str(path))
+    except ValueError as error:
+        others = [str(o) for o in sorted(folder.glob("*.ckpt")) if o != path and _opens(o)]
+        raise ValueError(f"{error}{_instead(others)}.") from error
+    return str(path)
+
+
+def _opens(path: Path) -> bool:
+    try:
+        open_checkpoint(str(path))
+    except ValueError:
+        return False
+    return True
+
+
+def _instead(others: Sequence[str]) -> str:
+    if not others:
+        return "; nothing else there can be continued from"
+    return f"; continue from {' or '.join(others)} by --ckpt_path"
+
+
+def is_writer() -> bool:
+    """Whether this process writes the run's records: the first of all that train together."""
+    return not rank_zero_only.rank  # type: ignore[attr-defined]  # set from the environment
