@@ -82,9 +82,10 @@ def test_the_last_plot_is_that_of_the_checkpoint(precision: str) -> None:
     logged = figures("a")
     assert set(logged) == {2, 4}
     with Image.open("a/projection/step_4.png") as plot:
-        small = plot.convert("RGB").resize(logged[4].size)
-    shades = [np.asarray(picture, dtype=float) for picture in (small, logged[4])]
-    assert np.abs(shades[0] - shades[1]).mean() < 8
+        small = np.asarray(plot.convert("RGB").resize(logged[4].size), dtype=float)
+    # How letters and edges are drawn at another size depends on the versions of the libraries.
+    off = {step: np.abs(small - np.asarray(shown)).mean() for step, shown in logged.items()}
+    assert off[4] < 0.85 * off[2], off
     in_training, names = projector("a")
     assert names == [source.classes[t] for t in targets]
     if precision == "32-true":
