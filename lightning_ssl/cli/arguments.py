@@ -1,8 +1,9 @@
 """Arguments as typed: names made full, and mistakes that the parser would not explain."""
 
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -11,6 +12,7 @@ from pytorch_lightning import LightningDataModule
 
 from lightning_ssl.cli.checkpoint import LINKED, known_to_checkpoint
 from lightning_ssl.cli.configs import find_config, run_folder_of
+from lightning_ssl.cli.paths import options, take_literally
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.optim import Optimizer, Schedule
 
@@ -21,7 +23,7 @@ _GROUPS = {"optimizer": Optimizer, "schedule": Schedule}
 _NULLABLE = [
     f.name for group in _GROUPS.values() for f in fields(group) if type(None) in get_args(f.type)
 ]
-_FIELD = re.compile(rf"(--model\.(?:{'|'.join(_GROUPS)}))\.({'|'.join(_NULLABLE)})")
+_FIELD = re.compile(rf"(model\.(?:{'|'.join(_GROUPS)}))\.({'|'.join(_NULLABLE)})")
 
 
 def expand(args: Sequence[str]) -> list[str]:
@@ -36,36 +38,25 @@ def expand(args: Sequence[str]) -> list[str]:
     Raises:
         ValueError: If the parser would misunderstand one of them, or report it badly.
     """
-    out = _with_run_folders(_map_values(args, ("-c", "--config"), find_config))
-    _map_values(args, ("--model",), _check_method)
-    for arg in out:
-        _check_linked(arg.partition("=")[0])
-        _check_field(arg.partition("=")[0])
-    _check_order(out)
-    out = _without_fields_of_null(out)
-    split = [part for arg in out for part in arg.split("=", 1)]
-    checkpoint = split[split.index("--ckpt_path") + 1] if "--ckpt_path" in split[:-1] else None
-    if checkpoint not in WORDS:
-        known = known_to_checkpoint(checkpoint, predict=out[0] == "predict")
+    given = list(options(args))
+    for option in given:
+        _check_linked(option.name)
+        _check_field(option.name)
+        if option.name == "model" and option.value is not None:
+            _check_method(option.value)
+    _check_order([option.name for option in given])
+    out = _without_fields_of_null(_with_shipped_configs(take_literally(args)))
+    checkpoint = next((o.value for o in reversed(given) if o.name == "ckpt_path"), None)
+    if checkpoint not in (*WORDS, "null"):
+        known = known_to_checkpoint(os.path.expanduser(checkpoint), predict=out[0] == "predict")
         out[1:1] = ["--config", json.dumps(known)]
     return out
 
 
-def _with_run_folders(args: Sequence[str]) -> list[str]:
-    """Say after a run folder's own config which folder it is; a later ``--run_dir`` wins."""
-    out: list[str] = []
-    for arg in args:
-        out.append(arg)
-        if len(out) > 1 and out[-2] in ("-c", "--config"):
-            folder = run_folder_of(arg)
-            out += [] if folder is None else ["--run_dir", folder]
-    return out
-
-
-def _check_field(flag: str) -> None:
+def _check_field(option: str) -> None:
     """Refuse prefixes of field names, which jsonargparse takes for the fields themselves."""
     for name, group in _GROUPS.items():
-        prefix, dot, field = flag.partition(f"--model.{name}.")
+        prefix, dot, field = option.partition(f"model.{name}.")
         known = [f.name for f in fields(group)]
         if dot and not prefix and field not in known:
             near = get_close_matches(field, known, n=1)
@@ -75,67 +66,57 @@ def _check_field(flag: str) -> None:
             )
 
 
-def _check_linked(flag: str) -> None:
+def _check_linked(option: str) -> None:
     """Refuse what the data say and would overwrite in silence."""
-    name = flag.removeprefix("--model.").removeprefix("init_args.")
-    if name != flag and name in LINKED:
+    name = option.removeprefix("model.").removeprefix("init_args.")
+    if name != option and name in LINKED:
         raise ValueError(f"`model.{name}` must not be given: it comes from the data.")
 
 
-def _check_order(args: Sequence[str]) -> None:
+def _check_order(names: Sequence[str]) -> None:
     """Refuse options of a method that is named after them; the parser takes them for no one's."""
-    flags = [arg.partition("=")[0] for arg in args]
-    if "--ckpt_path" in flags:
+    if "ckpt_path" in names:
         return  # which says what the method is, and comes first
-    sources = ("--model", "-c", "--config")
-    first = next((i for i, flag in enumerate(flags) if flag in sources), len(flags))
-    early = next((flag for flag in flags[:first] if flag.startswith("--model.")), None)
-    if early not in (None, "--model.class_path", "--model.help"):
+    first = next((i for i, name in enumerate(names) if name in ("model", "config")), len(names))
+    early = next((name for name in names[:first] if name.startswith("model.")), None)
+    if early not in (None, "model.class_path", "model.help"):
         raise ValueError(
-            f"`--model` or `-c` must come before the method's options, got {early} first."
+            f"`--model` or `-c` must come before the method's options, got --{early} first."
         )
+
+
+def _with_shipped_configs(args: Sequence[str]) -> list[str]:
+    """Replace names of configs by their paths; a run folder's own also says which folder it is."""
+    out: list[str] = []
+    for option in options(args):
+        if option.name != "config" or option.value is None:
+            out += option.typed
+            continue
+        path = find_config(str(option.value))
+        folder = run_folder_of(path)
+        out += ("--config", path)
+        out += [] if folder is None else take_literally(["--run_dir", folder])
+    return out
 
 
 def _without_fields_of_null(args: Sequence[str]) -> list[str]:
     """Pass a field's null with its group, as the parser takes no null for a field alone."""
     out: list[str] = []
-    for arg in args:
-        flag, equals, value = arg.partition("=")
-        if not equals and out and _FIELD.fullmatch(out[-1]):
-            flag, value = out[-1], arg
-        found = _FIELD.fullmatch(flag)
-        if found and value == "null":
-            if not equals:
-                out.pop()
-            out += [found[1], f"{{{found[2]}: null}}"]
+    for option in options(args):
+        found = _FIELD.fullmatch(option.name)
+        if found and option.value == "null":
+            out += (f"--{found[1]}", f"{{{found[2]}: null}}")
         else:
-            out.append(arg)
+            out += option.typed
     return out
 
 
-def _map_values(
-    args: Sequence[str], flags: tuple[str, ...], change: Callable[[str], str]
-) -> list[str]:
-    """Change the values of some flags, given as ``--flag value`` or ``--flag=value``."""
-    out: list[str] = []
-    for arg in args:
-        flag, equals, value = arg.partition("=")
-        if out and out[-1] in flags:
-            out.append(change(arg))
-        elif equals and flag in flags:
-            out += [flag, change(value)]
-        else:
-            out.append(arg)
-    return out
-
-
-def _check_method(name: str) -> str:
+def _check_method(name: str) -> None:
     """Say which methods exist, where one is misspelled."""
     # A set: methods of several bases are met on several ways.
     names = sorted({c.__name__ for c in _subclasses(SSLModule) if not c.__abstractmethods__})
     if "." not in name and name not in names:
         raise ValueError(f"`model` must be one of {', '.join(names)}, got '{name}'.")
-    return name
 
 
 def _subclasses(parent: Any) -> list[Any]:

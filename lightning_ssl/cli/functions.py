@@ -1,8 +1,11 @@
 """Commands that are typed functions: their options come from the signature."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 
 from jsonargparse import auto_cli
+
+from lightning_ssl.cli.paths import take_literally
 
 
 def run_function(function: Callable[..., None], name: str, args: Sequence[str]) -> None:
@@ -13,9 +16,11 @@ def run_function(function: Callable[..., None], name: str, args: Sequence[str]) 
         name: What it is called on the command line.
         args: Its options.
     """
+    arguments = signature(function).parameters.items()
+    texts = {argument for argument, value in arguments if value.annotation in (str, str | None)}
     auto_cli(
         function,
-        args=list(args),
+        args=take_literally(args, (texts | {"config"}).__contains__),
         as_positional=False,
         prog=f"lightning-ssl {name}",
         exit_on_error=False,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from docstring_parser import DocstringStyle
@@ -196,7 +197,9 @@ class SSLCLI(CommandLine):
         best = f"{folder}/checkpoints/best.ckpt"
         rank_zero_info(f"Run folder: {folder}")
         if Path(best).exists():
-            rank_zero_info(f"Use it: lightning-ssl predict --ckpt_path {best} --data.root IMAGES")
+            rank_zero_info(
+                f"Use it: lightning-ssl predict --ckpt_path {quote(best)} --data.root IMAGES"
+            )
 
 
 def run_trainer(args: Sequence[str], further: Sequence[str] = ()) -> SSLCLI:

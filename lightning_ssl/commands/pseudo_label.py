@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from glob import escape
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -208,7 +209,7 @@ class _Labeler(pl.LightningModule):
             )
         table = PseudoTable(**columns)
         write_table(self.output, table, self.data.train_name, self.data.classes)
-        for folder in self.output.parent.glob(f".{self.output.name}.*.parts"):
+        for folder in self.output.parent.glob(f".{escape(self.output.name)}.*.parts"):
             shutil.rmtree(folder)
         rank_zero_info(f"Pseudo-labels: {self.output}")
 
