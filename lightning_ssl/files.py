@@ -1,6 +1,7 @@
 """Files that appear only when they are complete, and folders with one writer."""
 
 import errno
+import io
 import os
 import socket
 import tempfile
@@ -115,3 +116,80 @@ class FolderLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@contextmanager
+def writing_text(
+    path: str | os.PathLike[str], newline: str | None = None
+) -> Iterator[io.TextIOWrapper]:
+    """Write a text in UTF-8 in every locale; the file appears when it is complete.
+
+    Args:
+        path: The file; its folder is made where missing.
+        newline: See :func:`open`; empty for CSV.
+
+    Yields:
+        The file. What is no text in any encoding is written with a backslash.
+    """
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline=newline, encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        yield file
+
+
+def printable(name: str) -> str:
+    r"""A file's name as text that every text file can hold.
+
+    Args:
+        name: As the system gives it: in an ASCII locale a name in UTF-8 is no text yet, and a name
+            that is not UTF-8 is none anywhere; its odd bytes are written as ``\xff``.
+    """
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # text that never was the name of a file here
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def as_name(text: str) -> str:
+    """A file's name as the system gives it, from text.
+
+    Args:
+        text: What a text file says.
+    """
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def check_output(path: str | os.PathLike[str], argument: str) -> None:
+    """See that a file can be written, before the work whose result it is.
+
+    Args:
+        path: The file; its folder may be missing.
+        argument: Name of the argument that gave it, for messages.
+
+    Raises:
+        ValueError: If it cannot be written; nothing is left on the disk.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        if os.path.isdir(path) or not os.path.basename(path):
+            raise IsADirectoryError("it is a folder")
+        os.lstat(path)  # which refuses a name that is too long
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise _no_output(path, argument, error) from error
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _no_output(path, argument, error) from error
+
+
+def _no_output(path: str | os.PathLike[str], argument: str, error: Exception) -> ValueError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return ValueError(
+        f"`{argument}` must be a file that can be written, got '{os.fspath(path)}': {reason}."
+    )

@@ -1,7 +1,6 @@
 """Predictions as one CSV file."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+
+from lightning_ssl.files import check_output, replacing, writing_text
 
 
 class PredictionWriter(Callback):
@@ -28,7 +29,7 @@ class PredictionWriter(Callback):
     """
 
     def __init__(self, path: str = "predictions.csv", embeddings: bool = False) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.embeddings = embeddings
         self._parts: list[dict[str, Tensor]] = []
 
@@ -36,12 +37,21 @@ class PredictionWriter(Callback):
         """Check that the file can be written, before anything is computed.
 
         Raises:
-            ValueError: If the folder does not exist or the path is a folder.
+            ValueError: If the folder does not exist, or the file cannot be written.
         """
-        if stage == "predict" and (not self.path.parent.is_dir() or self.path.is_dir()):
+        if stage != "predict":
+            return
+        if not self.path.parent.is_dir() or self.path.is_dir():
             raise ValueError(
                 f"`predictions.path` must be a file in an existing folder, got '{self.path}'."
             )
+        if self.embeddings and self.path == self._array:
+            raise ValueError(
+                "`predictions.path` must not end in .npy, which is what the embeddings end in, got "
+                f"'{self.path}'."
+            )
+        check_output(self.path, "predictions.path")
+        check_output(self._part_file(trainer.world_size - 1), "predictions.path")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an earlier run predicted."""
@@ -64,19 +74,24 @@ class PredictionWriter(Callback):
         self._parts.append({name: value.cpu() for name, value in part.items()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge the parts of all processes into one file."""
+        """Merge the parts of all processes into one file; none of them is left behind."""
         mine = self._part_file(trainer.global_rank)
-        torch.save(_concatenate(self._parts), mine)
-        trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            files = [self._part_file(rank) for rank in range(trainer.world_size)]
-            parts = [torch.load(file, weights_only=True) for file in files]
-            merged = _concatenate([part for part in parts if part])
-            self._write(merged, trainer.datamodule)  # type: ignore[attr-defined]
-            for file in files:
-                file.unlink()
-            rank_zero_info(f"Predictions: {self.path}")
-        trainer.strategy.barrier()
+        try:
+            torch.save(_concatenate(self._parts), mine)
+            trainer.strategy.barrier()
+            if trainer.is_global_zero:
+                files = [self._part_file(rank) for rank in range(trainer.world_size)]
+                parts = [torch.load(file, weights_only=True) for file in files]
+                merged = _concatenate([part for part in parts if part])
+                self._write(merged, trainer.datamodule)  # type: ignore[attr-defined]
+                rank_zero_info(f"Predictions: {self.path}")
+            trainer.strategy.barrier()
+        finally:
+            mine.unlink(missing_ok=True)
+
+    @property
+    def _array(self) -> Path:
+        return self.path.with_suffix(".npy")
 
     def _part_file(self, rank: int) -> Path:
         return self.path.with_name(f".{self.path.name}.{rank}.part")
@@ -88,8 +103,12 @@ class PredictionWriter(Callback):
         total = getattr(datamodule, "num_predicted", len(merged["index"]))
         label = torch.full((total,), -1).scatter_(0, merged["index"], merged["label"]).tolist()
         probability = torch.zeros(total).scatter_(0, merged["index"], merged["probability"].float())
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
+        if self.embeddings:
+            rows = torch.full((total, merged["embedding"].shape[1]), torch.nan)
+            rows.index_copy_(0, merged["index"], merged["embedding"])
+            with replacing(self._array) as temporary, open(temporary, "wb") as binary:
+                np.save(binary, rows.numpy())
+        with writing_text(self.path, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("path", "label", "probability"))
             for index, (number, chance) in enumerate(zip(label, probability.tolist(), strict=True)):
@@ -101,13 +120,6 @@ class PredictionWriter(Callback):
                 f"{len(unreadable)} of {total} images could not be read; their labels are empty. "
                 f"The first: {', '.join(unreadable[:5])}."
             )
-        if self.embeddings:
-            array = self.path.with_suffix(".npy")
-            with array.with_name(f".{array.name}.tmp").open("wb") as binary:
-                rows = torch.full((total, merged["embedding"].shape[1]), torch.nan)
-                np.save(binary, rows.index_copy_(0, merged["index"], merged["embedding"]).numpy())
-            os.replace(binary.name, array)
-        os.replace(temporary, self.path)
 
 
 def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -36,7 +36,11 @@ def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
             data["seed"] = record["seed"]
         known["data"] = {
             "class_path": DATA,
-            "init_args": {**data, **{name: record[name] for name in form}},
+            "init_args": {
+                **data,
+                **{name: record[name] for name in form},
+                "exif_orientation": record.get("exif_orientation", False),
+            },
         }
     return known
 
@@ -49,6 +53,29 @@ def trained_on(path: str) -> dict[str, Any]:
     """
     arguments = _arguments(open_checkpoint(path), "hyper_parameters")
     return {name: arguments[name] for name in TRAINED_ON if name in arguments}
+
+
+def follow_record(data: Any, run_dir: str) -> None:
+    """Let a run that goes on by ``--ckpt_path last`` see its images as it did.
+
+    Defaults may have changed since it began: which size, which order of classes, which side is up.
+
+    Args:
+        data: Options of the data as parsed, with ``init_args``; what they leave open is filled in.
+        run_dir: Folder of the run.
+    """
+    last = Path(run_dir, "checkpoints", "last.ckpt")
+    if data.get("class_path") != DATA or not last.is_file():
+        return
+    record = open_checkpoint(str(last)).get(DATA.rpartition(".")[2])
+    if record is None:
+        return
+    given = data["init_args"]
+    for name in ("classes", "image_size"):
+        if given.get(name) is None:
+            given[name] = record.get(name)
+    if given.get("exif_orientation") is None:
+        given["exif_orientation"] = record.get("exif_orientation", False)
 
 
 def open_checkpoint(path: str) -> dict[str, Any]:

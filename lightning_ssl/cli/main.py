@@ -1,5 +1,6 @@
 """Entry point: dispatch to the trainer's subcommands and to the other commands."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -59,6 +60,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if args is None else args)
     traceback = "--traceback" in given
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name or a table's line that the terminal's encoding lacks must not end the command.
+            stream.reconfigure(errors="backslashreplace")
     sys.path.append(os.getcwd())  # a console script would not find methods in this folder
     try:
         run([arg for arg in given if arg != "--traceback"])

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter, Termination
 from lightning_ssl.cli.arguments import WORDS, classes, expand
-from lightning_ssl.cli.checkpoint import DATA, LINKED, TRAINED_ON, trained_on
+from lightning_ssl.cli.checkpoint import DATA, LINKED, TRAINED_ON, follow_record, trained_on
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
 from lightning_ssl.cli.run_folder import (
@@ -138,6 +138,8 @@ class SSLCLI(CommandLine):
                 # Lightning takes the flag and such a callback as a contradiction.
                 given = config.trainer.callbacks or []
                 config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
+        if config.ckpt_path == "last" and config.run_dir:
+            follow_record(config.data, config.run_dir)
         if self.subcommand == "fit":
             self._prepare_fit(config)
         else:

@@ -189,7 +189,7 @@ def _check_same(run: Run) -> None:
     """Refuse to mix runs with different options."""
     if not run.last.exists() and not run.result.exists():
         return
-    held = json.loads(_record(run).read_text()) if _record(run).exists() else []
+    held = json.loads(_record(run).read_text(encoding="utf-8")) if _record(run).exists() else []
     if held != [*run.options]:
         raise ValueError(
             f"`run_dir` holds '{run.folder}' with the options '{shlex.join(held)}', got "
@@ -207,7 +207,7 @@ def _log(run: Run) -> Path:
 
 def _reason(run: Run) -> str:
     """What a failed run says at the end of its log, if it knows."""
-    with _log(run).open(errors="replace") as log:
+    with _log(run).open(encoding="utf-8", errors="replace") as log:
         (last,) = deque(log, maxlen=1) or [""]
     return f": {last.removeprefix('error: ').rstrip()}" if last.startswith("error: ") else ""
 
@@ -251,7 +251,7 @@ def _start(run: Run, threads: int) -> "subprocess.Popen[bytes]":
     if not resumed:
         shutil.rmtree(run.folder, ignore_errors=True)
         with replacing(_record(run)) as temporary:
-            Path(temporary).write_text(json.dumps(run.options) + "\n")
+            Path(temporary).write_text(json.dumps(run.options) + "\n", encoding="utf-8")
     command = [
         *(sys.executable, "-m", "lightning_ssl.commands.train_and_test", str(run.result)),
         *(*run.options, "--run_dir", str(run.folder)),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from lightning_ssl.evaluation.figures import draw_comparison, read_run
-from lightning_ssl.files import replacing
+from lightning_ssl.files import writing_text
 
 _LAST = 20  # evaluations in the median, as in https://arxiv.org/abs/2001.07685
 
@@ -73,7 +73,7 @@ def write_rows(path: Path, rows: Sequence[_Row]) -> None:
         path: The file.
         rows: Rows with the same keys; None is left empty.
     """
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with writing_text(path, newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
         writer.writeheader()
         writer.writerows(rows)
@@ -104,7 +104,7 @@ def read_accuracy(run: Run) -> float:
 
 
 def _read(run: Run) -> dict[str, float]:
-    result: dict[str, float] = json.loads(run.result.read_text())
+    result: dict[str, float] = json.loads(run.result.read_text(encoding="utf-8"))
     return result
 
 

@@ -146,11 +146,13 @@ def _start(command: Sequence[str]) -> None:
 def _read(folder: Path) -> dict[str, list[str]]:
     """Options of the finished steps."""
     file = folder / "finished.json"
-    finished: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
+    finished: dict[str, list[str]] = (
+        json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    )
     return finished
 
 
 @rank_zero_only
 def _record(folder: Path, finished: dict[str, list[str]]) -> None:
     with replacing(folder / "finished.json") as temporary:
-        Path(temporary).write_text(json.dumps(finished, indent=1) + "\n")
+        Path(temporary).write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from lightning_ssl.data.loading.fetch import EvaluationFetch
 from lightning_ssl.data.loading.loader import EvaluationLoader
 from lightning_ssl.data.sources.images import FileImages, Images
 from lightning_ssl.evaluation.probe import logistic_regression, sgd_probe
-from lightning_ssl.files import replacing
+from lightning_ssl.files import check_output, writing_text
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models.stages import stage_features
 from lightning_ssl.seeding import make_generator
@@ -73,6 +73,7 @@ def probe(
             raise ValueError(f"`{name}` must be above 0, got {value}.")
     if num_workers < 0:
         raise ValueError(f"`num_workers` must be at least 0, got {num_workers}.")
+    check_output(output, "output")
     method, data = restore(ckpt_path, root)
     data.prepare_data()
     held_out = _held_out(data, part)  # an error before anything is computed
@@ -100,7 +101,7 @@ def probe(
 
 
 def _report(rows: list[_Row], output: str, title: str) -> None:
-    with replacing(output) as temporary, open(temporary, "w", newline="") as file:
+    with writing_text(output, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         writer.writerows(rows)

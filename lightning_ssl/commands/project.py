@@ -13,6 +13,7 @@ from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.cli.checkpoint import known_to_checkpoint
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.evaluation.projection import class_names, draw_projection
+from lightning_ssl.files import check_output, writing_text
 
 
 def project(
@@ -44,6 +45,7 @@ def project(
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`output` must be a folder, got the file '{output}'.")
+    check_output(folder / "labels.csv", "output")
     if "data" not in known_to_checkpoint(ckpt_path, predict=False):
         raise ValueError(f"`ckpt_path` must be of a run on SSLDataModule, got '{ckpt_path}'.")
     cli = run_trainer(
@@ -60,7 +62,7 @@ def project(
     title = f"{len(labels)} {found.stage} images"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "embeddings.npy", found.features.numpy())
-    with (folder / "labels.csv").open("w", newline="") as file:
+    with writing_text(folder / "labels.csv", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("index", "class"))
         writer.writerows(zip(found.index.tolist(), labels, strict=True))

@@ -21,7 +21,7 @@ from lightning_ssl.data.loading.five_crops import FiveCropFetch
 from lightning_ssl.data.loading.loader import EvaluationLoader
 from lightning_ssl.data.pseudo.table import PseudoTable, check_table_path, write_table
 from lightning_ssl.data.sources.images import FileImages
-from lightning_ssl.files import replacing
+from lightning_ssl.files import check_output, replacing
 from lightning_ssl.losses import softmax
 from lightning_ssl.methods import S4LRotation, SSLModule
 
@@ -64,6 +64,7 @@ def pseudo_label(
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    check_output(output, "output")
     method, data = restore(ckpt_path, root)
     data.prepare_data()
     checkpoint = hashlib.blake2b()

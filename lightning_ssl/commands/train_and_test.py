@@ -63,7 +63,7 @@ def _end_with_parent() -> None:
 @rank_zero_only
 def _write(path: str, result: dict[str, Any]) -> None:
     with replacing(path) as temporary:
-        Path(temporary).write_text(json.dumps(result, indent=1) + "\n")
+        Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_
 from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
 from lightning_ssl.data.orders import Balanced, Order, Shuffled, Stratified
 from lightning_ssl.data.plan import Plan, describe_run
-from lightning_ssl.data.sources.folder import walk_images
+from lightning_ssl.data.sources.folder import images_below
 from lightning_ssl.data.sources.images import FileImages, Images, ResidentImages
 from lightning_ssl.data.splits.make import save_split
 from lightning_ssl.types import Batch
@@ -192,8 +192,9 @@ class SSLDataModule(DescribedData):
         """Every batch interleaves labelled and unlabelled images."""
         assert self._draw_views is not None
         fetch, steps = self._draw_views.fetch, self._count_steps()
+        kind = (self.num_classes, self.image_size)
         counts = (self.num_labeled, self.num_unlabeled)
-        rank_zero_info(describe_run(self._attached_trainer, fetch.plan, counts, steps))
+        rank_zero_info(describe_run(self._attached_trainer, fetch.plan, kind, counts, steps))
         self._store_split()
         return TrainLoader(
             fetch,
@@ -269,7 +270,8 @@ class SSLDataModule(DescribedData):
     def predict_dataloader(self) -> EvaluationLoader:
         """All images below ``root``, or the test images of a named data set."""
         if self.dataset == "folder" and self.root is not None:
-            self._images["predict"] = self._list_images()
+            form = (self.in_channels, self.exif_orientation)
+            self._images["predict"] = images_below(self.root, *form)
         elif self.source.test is not None:
             self._images["predict"] = self._read("test")
         else:
@@ -288,12 +290,6 @@ class SSLDataModule(DescribedData):
             index: Position in the predicted set.
         """
         return self._images["predict"].name(index)
-
-    def _list_images(self) -> FileImages:
-        paths = list(walk_images(self.root or ""))
-        if not paths:
-            raise FileNotFoundError(f"`data.root` must hold images, found none in '{self.root}'.")
-        return FileImages(paths, torch.full((len(paths),), -1), self.in_channels)
 
     def _evaluation(self, part: str, stage: str, indices: Tensor | None = None) -> EvaluationLoader:
         trainer, images = self._attached_trainer, self._read(part)

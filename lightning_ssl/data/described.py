@@ -26,9 +26,10 @@ from lightning_ssl.data.record import (
 )
 from lightning_ssl.data.sources.base import Source
 from lightning_ssl.data.sources.images import FileImages
-from lightning_ssl.data.sources.named import open_source, prepare_source
+from lightning_ssl.data.sources.named import follows_exif, open_source, prepare_source
 from lightning_ssl.data.splits.files import LabeledImages
 from lightning_ssl.data.splits.make import Split, make_split
+from lightning_ssl.files import printable
 from lightning_ssl.records import NOT_PLAIN, check_same, plain
 from lightning_ssl.seeding import global_seed
 
@@ -71,6 +72,8 @@ class DescribedData(pl.LightningDataModule):
         std: Standard deviation per channel of pixels in [0, 1]; null likewise.
         extra: Whether SVHN's extra images are training images too.
         fold: Which of STL-10's ten predefined folds is labelled; null for all labels.
+        exif_orientation: Whether photos in files are turned as their EXIF data say; null for yes,
+            but for ``imagenet``, which published results read without.
         hflip: Whether a mirrored image keeps its class (not so for signs, text and digits); null
             for what is known of the data, which is yes for ``folder`` and ``csv``.
         seed: Seed of the split, the order and the views; null for ``seed_everything``'s.
@@ -103,6 +106,7 @@ class DescribedData(pl.LightningDataModule):
         std: list[float] | None = None,
         extra: bool = False,
         fold: int | None = None,
+        exif_orientation: bool | None = None,
         hflip: bool | None = None,
         seed: int | None = None,
     ) -> None:
@@ -136,6 +140,7 @@ class DescribedData(pl.LightningDataModule):
         self.in_channels = in_channels
         self.normalize = normalize
         self.extra, self.fold, self.hflip = extra, fold, hflip
+        self._given_exif = exif_orientation
         self.seed = global_seed() if seed is None else seed
         self.view_transforms: dict[str, nn.Module] = {}
         self._given_classes, self._given_size = classes, image_size
@@ -176,6 +181,7 @@ class DescribedData(pl.LightningDataModule):
                 classes=self._given_classes if own_names else None,
                 extra=self.extra,
                 fold=self.fold,
+                exif_orientation=self._given_exif,
             )
             if self._given_classes and tuple(self._given_classes) != self._source.classes:
                 raise ValueError(
@@ -198,6 +204,13 @@ class DescribedData(pl.LightningDataModule):
     def image_size(self) -> int:
         """Side of the images in pixels."""
         return self._given_size or self.source.size
+
+    @property
+    def exif_orientation(self) -> bool:
+        """Whether photos in files are turned as their EXIF data say."""
+        if self._source is not None and isinstance(self._source.train, FileImages):
+            return self._source.train.exif_orientation
+        return follows_exif(self.dataset) if self._given_exif is None else self._given_exif
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -272,7 +285,8 @@ class DescribedData(pl.LightningDataModule):
             return images.name(index)
         if self.dataset == "csv":
             folder = os.path.dirname(os.path.abspath(folder))
-        return images.name(index).removeprefix(os.path.join(folder, "")).replace(os.sep, "/")
+        prefix = printable(os.path.join(folder, ""))
+        return images.name(index).removeprefix(prefix).replace(os.sep, "/")
 
     @property
     def num_labeled(self) -> int:
@@ -307,6 +321,7 @@ class DescribedData(pl.LightningDataModule):
             *(self.split, self.seed, tuple(self.view_transforms)),
             self._pseudo_digest,
             {name: self.hparams[name] for name in WALK if name in self.hparams},
+            self.exif_orientation,
         )
 
     @property
@@ -325,7 +340,10 @@ class DescribedData(pl.LightningDataModule):
         check_classes(state_dict, self.classes)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             views = tuple(self.view_transforms)
-            check_resumed(state_dict, self.split, self.seed, views, self._pseudo_digest)
+            check_resumed(
+                *(state_dict, self.split, self.seed, views, self._pseudo_digest),
+                self.exif_orientation if isinstance(self.source.train, FileImages) else None,
+            )
             # Effective values: whether they were given or came from the data makes no difference.
             check_same(
                 "data", {n: state_dict[n] for n in FORM if n in state_dict}, self.state_dict()

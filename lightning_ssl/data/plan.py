@@ -66,17 +66,21 @@ class Plan:
         return order.batch(step)[self.rank * count : (self.rank + 1) * count]
 
 
-def describe_run(trainer: Trainer, plan: Plan, counts: tuple[int, int], steps: int) -> str:
+def describe_run(
+    trainer: Trainer, plan: Plan, kind: tuple[int, int], counts: tuple[int, int], steps: int
+) -> str:
     """Say in one line what a run will do.
 
     Args:
         trainer: The trainer.
         plan: The plan.
+        kind: Number of classes, and side of the images in pixels.
         counts: Number of labelled and of unlabelled images.
         steps: Steps per epoch.
     """
     streams = [("labelled", plan.labeled), ("unlabelled", plan.unlabeled)]
-    parts = [
+    parts = [f"{kind[0]} classes, images of {kind[1]}x{kind[1]} pixels"]
+    parts += [
         f"{count} {name} images, {order.batch_size} a step{_of_each(order)}"
         for count, (name, order) in zip(counts, streams, strict=True)
         if order is not None

@@ -40,6 +40,7 @@ def make_record(
     views: Sequence[str],
     pseudo_digest: str | None = None,
     options: dict[str, Any] | None = None,
+    exif_orientation: bool = False,
 ) -> dict[str, Any]:
     """Record what prediction needs besides weights, and the lists a resumed run must share.
 
@@ -53,6 +54,7 @@ def make_record(
         views: Names of the views whose transforms the user gave.
         pseudo_digest: Digest of the pseudo-labels; None without any.
         options: How the data is walked, see :data:`WALK`.
+        exif_orientation: Whether photos are turned as their EXIF data say.
 
     Returns:
         Plain values and tensors, so that the checkpoint loads with ``weights_only=True``.
@@ -71,6 +73,7 @@ def make_record(
             "views": sorted(views),
             "pseudo_labels": pseudo_digest,
             "options": options or {},
+            "exif_orientation": exif_orientation,
         }
     )
     return record
@@ -99,6 +102,7 @@ def check_resumed(
     seed: int,
     views: Sequence[str],
     pseudo_digest: str | None = None,
+    exif_orientation: bool | None = None,
 ) -> None:
     """See that a run goes on with the labelled images, order and views it began with.
 
@@ -108,6 +112,8 @@ def check_resumed(
         seed: Seed of the order and the views.
         views: Names of the views whose transforms the user gave.
         pseudo_digest: Digest of the pseudo-labels; None without any.
+        exif_orientation: Whether photos are turned as their EXIF data say; None where there are
+            no files.
 
     Raises:
         ValueError: If they differ.
@@ -121,6 +127,12 @@ def check_resumed(
         raise ValueError(
             f"`ckpt_path` was trained with transforms of the user's own for {record['views']}, got "
             f"some for {sorted(views)}: give the same `data.views`."
+        )
+    turned = bool(record.get("exif_orientation", False))  # not before it was a choice
+    if exif_orientation not in (None, turned):
+        raise ValueError(
+            f"`ckpt_path` was trained with `data.exif_orientation` {str(turned).lower()}, got "
+            f"{str(exif_orientation).lower()}."
         )
     for name, own in (("labeled", split.labeled), ("val", split.val)):
         if not torch.equal(record[name].cpu(), own):

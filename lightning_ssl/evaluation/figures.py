@@ -21,7 +21,7 @@ def read_curve(metrics_csv: Path, name: str) -> tuple[list[int], list[float]]:
     Returns:
         Optimizer updates and values.
     """
-    with metrics_csv.open(newline="") as file:
+    with metrics_csv.open(newline="", encoding="utf-8", errors="replace") as file:
         rows = [(int(row["step"]) + 1, row.get(name)) for row in csv.DictReader(file)]
     found = [(step, float(value)) for step, value in rows if value]
     return [step for step, _ in found], [value for _, value in found]

@@ -198,11 +198,14 @@ def test_batch_that_the_processes_do_not_divide(sizes, flag, received):
 def test_describe_run():
     trainer = SimpleNamespace(accumulate_grad_batches=3, max_steps=500, max_epochs=None)
     plan = Plan(Shuffled(40, 8, 0, "labeled"), Shuffled(999, 24, 0, "unlabeled"), world_size=4)
-    assert describe_run(trainer, plan, (40, 999), 41) == (
-        "Run: 40 labelled images, 8 a step; 999 unlabelled images, 24 a step; on each of 4 "
-        "processes 2 + 6; epochs of 41 steps; an update every 3 steps; 500 updates."
+    assert describe_run(trainer, plan, (10, 32), (40, 999), 41) == (
+        "Run: 10 classes, images of 32x32 pixels; 40 labelled images, 8 a step; 999 unlabelled "
+        "images, 24 a step; on each of 4 processes 2 + 6; epochs of 41 steps; an update every 3 "
+        "steps; 500 updates."
     )
     trainer = SimpleNamespace(accumulate_grad_batches=1, max_steps=-1, max_epochs=7)
-    assert describe_run(trainer, Plan(Shuffled(40, 8, 0, "labeled"), None), (40, 40), 5) == (
-        "Run: 40 labelled images, 8 a step; epochs of 5 steps; an update every 1 step; 7 epochs."
+    plan = Plan(Shuffled(40, 8, 0, "labeled"), None)
+    assert describe_run(trainer, plan, (3, 8), (40, 40), 5) == (
+        "Run: 3 classes, images of 8x8 pixels; 40 labelled images, 8 a step; epochs of 5 steps; an "
+        "update every 1 step; 7 epochs."
     )

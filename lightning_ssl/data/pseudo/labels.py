@@ -1,6 +1,5 @@
 """Which images a run trains on with a predicted class, and where that is kept."""
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from torch import Tensor
 from lightning_ssl.data.pseudo.sampling import choose_confident, sampling_rates
 from lightning_ssl.data.pseudo.table import LABEL_COLUMNS, PseudoTable, read_table
 from lightning_ssl.data.splits.files import LabeledImages, Split, check_indices
+from lightning_ssl.data.text import read_json
 
 LabelColumn = Literal["label", "averaged_label"]
 
@@ -122,17 +122,22 @@ def _read_stored(path: str, split: Split, num_train: int, num_classes: int) -> L
         raise FileNotFoundError(
             f"`pseudo_labels` (--data.pseudo_labels): there is no file '{path}'."
         )
+
+    def no_split(reason: str) -> ValueError:
+        return ValueError(
+            "`pseudo_labels` (--data.pseudo_labels) must be a table or the split.json of a run on "
+            f"pseudo-labels, got '{path}': {reason.rstrip('.')}."
+        )
+
+    content = read_json(path, no_split)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file)
         stored = content["pseudo_labels"]
         own, labeled, images = content["num_train"], content["labeled"], stored["images"]
         labels = torch.tensor(stored["labels"], dtype=torch.int64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            "`pseudo_labels` (--data.pseudo_labels) must be a table or the split.json of a run on "
-            f"pseudo-labels, got '{path}'."
-        ) from error
+        if labels.ndim != 1:
+            raise ValueError(f"its labels have {labels.ndim} dimensions")
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise no_split(f"{type(error).__name__}: {error}") from error
     if own != num_train:
         raise ValueError(
             f"'{path}' is a split of {own} training images, but this data set has {num_train}: it "

@@ -1,6 +1,7 @@
 """Tables of pseudo-labels as CSV or Parquet files."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ssl.files import replacing
+from lightning_ssl.data.text import read_text
+from lightning_ssl.files import replacing, writing_text
 
 COLUMNS = ("image", "given", "label", "probability", "averaged_label", "averaged_probability")
 LABEL_COLUMNS = ("label", "averaged_label")
@@ -74,17 +76,17 @@ def write_table(
             columns[column] = [round(number, 6) if known else None for number, known in numbers]
         else:
             columns[column] = [labels[number] for number in values.tolist()]
-    with replacing(path) as temporary:
-        if os.fspath(path).endswith(".parquet"):
-            arrow, parquet = _parquet(path)
+    if os.fspath(path).endswith(".parquet"):
+        arrow, parquet = _parquet(path)
+        with replacing(path) as temporary:
             types = [arrow.string() if "prob" not in c else arrow.float64() for c in COLUMNS]
             arrays = [arrow.array(columns[c], t) for c, t in zip(COLUMNS, types, strict=True)]
             parquet.write_table(arrow.table(arrays, names=list(COLUMNS)), temporary)
-        else:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(COLUMNS)
-                writer.writerows(zip(*(columns[c] for c in COLUMNS), strict=True))
+    else:
+        with writing_text(path, newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(zip(*(columns[c] for c in COLUMNS), strict=True))
 
 
 def read_table(
@@ -133,8 +135,8 @@ def read_table(
 
 def _read_csv(path: str) -> dict[str, Sequence[Any]]:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = csv.reader(file, strict=True)
+        text = io.StringIO(read_text(path), newline="")
+        header, *rows = csv.reader(text, strict=True)
     except (csv.Error, ValueError) as error:  # no line at all, or no text
         raise ValueError(f"'{path}' cannot be read as CSV: {error}") from error
     _check_columns(path, header)

@@ -1,19 +1,25 @@
 """Data sets that are lists of image files with labels, as CSV."""
 
 import csv
+import io
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ssl.data.sources.base import Source, name_some
-from lightning_ssl.data.sources.folder import check_classes, file_source
+from lightning_ssl.data.sources.classes import check_classes, check_marks, sort_classes
+from lightning_ssl.data.sources.folder import file_source
 from lightning_ssl.data.sources.images import FileImages
+from lightning_ssl.data.text import read_text
+from lightning_ssl.files import as_name, printable
 
 _SPLITS = ("train", "val", "test")
+_WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
 
 
 @dataclass(frozen=True)
@@ -30,17 +36,21 @@ def open_csv(
     in_channels: int = 3,
     image_size: int | None = None,
     classes: Sequence[str] | None = None,
+    exif_orientation: bool = True,
 ) -> Source:
     """Read a CSV with the columns ``path``, ``label`` and optionally ``split``.
 
     An empty label means an image without one. Paths are relative to the CSV's folder. Classes are
-    the labels of the training rows, sorted (as numbers if all are numbers).
+    the labels of the training rows, sorted (as numbers if all are numbers). What pandas and Excel
+    add is understood: an index column without a name, semicolons or tabs in place of commas, and
+    whole numbers written as ``3.0``.
 
     Args:
         root: The CSV file.
         in_channels: 3 or 1.
-        image_size: Side of the images; None for what the first image's header suggests.
+        image_size: Side of the images; None for what the headers suggest.
         classes: Class names in the order that gives their numbers; None for sorted.
+        exif_orientation: Whether photos are turned as their EXIF data say.
 
     Raises:
         FileNotFoundError: If the CSV or a listed file does not exist.
@@ -49,7 +59,7 @@ def open_csv(
     """
     if not os.path.isfile(root):
         raise FileNotFoundError(f"`root` (--data.root) must be a CSV file, got '{root}'.")
-    rows = _read(root)
+    rows = _whole_numbers(_read(root), classes)
     _check_files(root, rows)
     parts = {split: [row for row in rows if row.split == split] for split in _SPLITS}
     names = _list_classes(root, parts["train"], classes)
@@ -59,7 +69,9 @@ def open_csv(
         if split != "train":
             _check_held_out(root, split, listed, number)
         targets = torch.tensor([number[row.label] for row in listed], dtype=torch.int64)
-        images[split] = FileImages((row.path for row in listed), targets, in_channels)
+        images[split] = FileImages(
+            (row.path for row in listed), targets, in_channels, exif_orientation
+        )
     return file_source(
         "csv",
         names,
@@ -73,28 +85,64 @@ def open_csv(
 
 def _read(root: str) -> list[_Row]:
     folder = os.path.dirname(os.path.abspath(root))
-    with open(root, newline="", encoding="utf-8-sig") as file:  # Excel writes a byte-order mark
-        reader = csv.DictReader(file, strict=True)
-        _check_columns(root, reader.fieldnames or ())
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
+    text = read_text(root)
+    # The line ends of all systems; old spreadsheets know a carriage return alone.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
+    rows = []
+    try:
+        columns = [name.strip().lower() for name in next(reader, [])]
+        _check_columns(root, columns)
+        for fields in reader:
+            if not any(field.strip() for field in fields):
+                continue  # a blank line
+            if len(fields) != len(columns):
                 raise ValueError(
-                    f"'{root}', line {reader.line_num}: the header has "
-                    f"{len(reader.fieldnames or ())} columns, this line another number."
+                    f"'{root}', line {reader.line_num}: the header has {len(columns)} columns, "
+                    f"this line {len(fields)}."
                 )
-            split = row.get("split", "train").strip()
-            if split not in _SPLITS:
-                raise ValueError(
-                    f"'{root}', line {reader.line_num}: `split` must be one of {_SPLITS}, got "
-                    f"'{split}'."
-                )
-            path = os.path.normpath(os.path.join(folder, row["path"]))
-            rows.append(_Row(reader.line_num, path, row["label"].strip(), split))
+            rows.append(
+                _row(root, folder, reader.line_num, dict(zip(columns, fields, strict=True)))
+            )
+    except csv.Error as error:
+        raise ValueError(
+            f"'{root}', line {reader.line_num}: it cannot be read as CSV: {error}."
+        ) from error
     return rows
 
 
+def _delimiter(text: str) -> str:
+    """The sign between columns: Excel writes semicolons where a comma is the decimal point."""
+    header = next(iter(text.splitlines()), "")
+    return max(",;\t", key=header.count)
+
+
+def _row(root: str, folder: str, line: int, row: dict[str, str]) -> _Row:
+    split = row.get("split", "train").strip()
+    if split not in _SPLITS:
+        raise ValueError(f"'{root}', line {line}: `split` must be one of {_SPLITS}, got '{split}'.")
+    if not row["path"].strip():
+        raise ValueError(f"'{root}', line {line}: `path` must be a file, got nothing.")
+    path = os.path.normpath(os.path.join(folder, as_name(row["path"])))
+    return _Row(line, path, row["label"].strip(), split)
+
+
+def _whole_numbers(rows: Sequence[_Row], classes: Sequence[str] | None) -> list[_Row]:
+    """Write ``3.0`` as ``3``, where all labels are whole numbers: pandas adds it beside a gap."""
+    labels = {row.label for row in rows} - {"", *(classes or ())}
+    short = {label: label.split(".")[0] for label in labels if _WHOLE.fullmatch(label)}
+    # A mark such as `nan` does not make the others words.
+    rest = [
+        label for label in labels - set(short) if not label.lower().lstrip("-+").startswith("na")
+    ]
+    if rest:
+        return list(rows)
+    return [replace(row, label=short.get(row.label, row.label)) for row in rows]
+
+
 def _check_columns(root: str, columns: Sequence[str]) -> None:
+    # What pandas calls its index when it is written, read and written again, or made a column.
+    index = {name for name in columns if name in ("", "index") or name.startswith("unnamed: ")}
+    columns = [name for name in columns if name not in index]
     unknown = sorted(set(columns) - {"path", "label", "split"})
     missing = sorted({"path", "label"} - set(columns))
     if unknown or missing or len(set(columns)) != len(columns):
@@ -114,10 +162,13 @@ def _check_files(root: str, rows: Sequence[_Row]) -> None:
         if folder not in listings:
             listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if name not in listings[folder]:
-            raise FileNotFoundError(f"'{root}', line {row.line}: there is no file '{row.path}'.")
+            raise FileNotFoundError(
+                f"'{root}', line {row.line}: there is no file '{printable(row.path)}'."
+            )
         if row.path in seen:
             raise ValueError(
-                f"'{root}', line {row.line}: '{row.path}' stands in line {seen[row.path]} already."
+                f"'{root}', line {row.line}: '{printable(row.path)}' stands in line "
+                f"{seen[row.path]} already."
             )
         seen[row.path] = row.line
 
@@ -128,14 +179,14 @@ def _list_classes(
     counts = Counter(row.label for row in rows if row.label)
     if not counts:
         raise ValueError(f"'{root}' has no training image with a label.")
+    first = {row.label: f"'{root}', line {row.line}" for row in reversed(rows) if row.label}
+    check_marks(first, classes, "An image without a label has an empty one in a CSV")
     once = sorted(name for name, count in counts.items() if count == 1)
     if once:
         rank_zero_warn(f"'{root}': one training image only has the label: {name_some(once)}.")
-    numbers = all(name.isdecimal() for name in counts)
-    found = sorted(counts, key=lambda name: (int(name) if numbers else 0, name))
     if classes is None:
-        return tuple(found)
-    check_classes(found, classes, f"'{root}'")
+        return tuple(sort_classes(counts))
+    check_classes(list(counts), classes, f"'{root}'")
     return tuple(classes)
 
 

@@ -1,18 +1,40 @@
-"""From a decoded image file to pixels: channels, the part that evaluation sees, tensors.
+"""From an image file to pixels: opening, turning, channels, the part that evaluation sees, tensors.
 
-EXIF orientation is ignored, as torchvision's loaders do: turning some images and not others would
-make this package disagree with every other one about the same folder.
+Phones store a photo as the sensor saw it and note in its EXIF data which side is up. Whether that
+note is followed is a choice of the data (``exif_orientation``), not of a file.
 """
 
+import os
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 SMALL = 64  # sides up to this are evaluated whole; larger ones as ImageNet: 256/224, centre crop
+
+HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+
+_MAX_WIDE = 65535  # of a 16-bit pixel
+
+# Value of the EXIF orientation to what brings the image upright, as `ImageOps.exif_transpose` has
+# it. That also rewrites the EXIF data, where files with damaged ones make it fail.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BrokenImageError(ValueError):
@@ -37,6 +59,69 @@ class BrokenImageError(ValueError):
         self.path = found.group(1) if found else path
 
 
+@cache
+def heif_is_installed() -> bool:
+    """Whether HEIC files can be read, by the extra ``heic``."""
+    return find_spec("pillow_heif") is not None
+
+
+@cache
+def _register_heif() -> None:
+    import pillow_heif  # an extra: most data sets do without
+
+    pillow_heif.register_heif_opener()
+
+
+@contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
+    """Open an image file without decoding it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is no regular file, or a HEIC without the extra that reads them.
+    """
+    if path.lower().endswith(HEIF_SUFFIXES):
+        if not heif_is_installed():
+            raise ValueError("HEIC needs pillow-heif: pip install 'lightning_ssl[heic]'")
+        _register_heif()
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        with Image.open(file) as image:
+            yield image
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe would let us wait for ever for its other end.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data say; as it is where they say nothing, or are damaged.
+
+    Args:
+        image: An open image.
+    """
+    image.load()  # errors of the pixels come from here, and Pillow turns TIFFs by itself
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged data make the reader raise almost anything
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def is_wide(image: Image.Image) -> bool:
+    """Whether an open image has 16 bits a pixel, of which 8 are kept.
+
+    Args:
+        image: The image, not decoded yet.
+    """
+    return image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ""))
+
+
 def convert_mode(image: Image.Image, channels: int) -> Image.Image:
     """Decode an image and bring it to 8-bit RGB or gray. Transparency is dropped.
 
@@ -45,14 +130,17 @@ def convert_mode(image: Image.Image, channels: int) -> Image.Image:
         channels: 3 or 1.
 
     Raises:
-        ValueError: If the pixels are floating-point numbers, whose range no file states.
+        ValueError: If the pixels are floating-point numbers or integers beyond 16 bits, whose range
+            no file states.
     """
     mode = "RGB" if channels == 3 else "L"
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode.startswith("I"):  # 16 bits; Pillow alone would clip them at 255
-        wide = np.asarray(image).clip(0, 65535).astype(np.float32)
-        image = Image.fromarray(np.rint(wide / 257).astype(np.uint8))
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > _MAX_WIDE:
+            raise ValueError(f"its pixels go from {wide.min()} to {wide.max()}, beyond 16 bits")
+        image = Image.fromarray(np.rint(wide.astype(np.float32) / 257).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)
@@ -134,7 +222,7 @@ def header_size(path: str) -> tuple[int, int]:
         BrokenImageError: If the file is missing or no image.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             size: tuple[int, int] = image.size
             return size
     except Exception as error:  # a damaged file makes decoders raise almost anything

@@ -1,12 +1,10 @@
 """Data sets that are folders of image files."""
 
 import os
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_ssl.data.sources.base import (
     IMAGENET_MEAN,
@@ -16,8 +14,11 @@ from lightning_ssl.data.sources.base import (
     name_some,
     to_channels,
 )
-from lightning_ssl.data.sources.decoding import SMALL, header_size
-from lightning_ssl.data.sources.images import BrokenImageError, FileImages
+from lightning_ssl.data.sources.classes import check_classes, check_marks, sort_classes
+from lightning_ssl.data.sources.images import FileImages
+from lightning_ssl.data.sources.listing import LeftOut, scan, walk_images
+from lightning_ssl.data.sources.sizes import guess_size
+from lightning_ssl.files import printable
 
 LAYOUT = """
 either  ROOT/train/<class>/*.jpg      which of them count as labelled is chosen later
@@ -31,9 +32,6 @@ IMAGENET_LAYOUT = """
         ROOT/train/<class>/*.JPEG
         ROOT/val/<class>/*.JPEG       reported as the test set, never selected on"""
 
-_SUFFIXES = tuple(IMG_EXTENSIONS)
-_PEEK = 10  # images whose header is tried, should the first be broken
-
 
 def open_folder(
     root: str,
@@ -41,14 +39,16 @@ def open_folder(
     in_channels: int = 3,
     image_size: int | None = None,
     classes: Sequence[str] | None = None,
+    exif_orientation: bool = True,
 ) -> Source:
     """List a folder in one of the two layouts that :data:`LAYOUT` shows.
 
     Args:
         root: The folder.
         in_channels: 3 or 1.
-        image_size: Side of the images; None for what the first image's header suggests.
+        image_size: Side of the images; None for what the headers suggest.
         classes: Class names in the order that gives their numbers; None for the sorted folders.
+        exif_orientation: Whether photos are turned as their EXIF data say.
 
     Raises:
         FileNotFoundError: If the folder does not exist, is in neither layout or lacks images.
@@ -58,21 +58,26 @@ def open_folder(
     if has["train"] == has["labeled"] or (has["labeled"] and not has["unlabeled"]):
         raise layout_error(root, LAYOUT)
     first = "train" if has["train"] else "labeled"
-    names, paths, targets = list_classes(os.path.join(root, first), classes)
+    left_out = LeftOut()
+    names, paths, targets = list_classes(os.path.join(root, first), classes, left_out)
     num_labeled = len(paths)
     if has["unlabeled"]:
-        unlabeled = list(walk_images(os.path.join(root, "unlabeled")))
-        if not unlabeled:
-            raise FileNotFoundError(f"There are no images under '{root}/unlabeled'.")
+        unlabeled = _list_images(os.path.join(root, "unlabeled"), left_out)
         paths += unlabeled
         targets = torch.cat([targets, torch.full((len(unlabeled),), -1)])
+    form = (in_channels, exif_orientation)
+    val, test = (
+        _list_part(root, part, names, form, left_out) if has[part] else None
+        for part in ("val", "test")
+    )
+    left_out.warn(f"'{root}'")
     return file_source(
         "folder",
         names,
-        FileImages(paths, targets, in_channels),
+        FileImages(paths, targets, *form),
         image_size,
-        val=_list_part(root, "val", names, in_channels) if has["val"] else None,
-        test=_list_part(root, "test", names, in_channels) if has["test"] else None,
+        val=val,
+        test=test,
         predefined=torch.arange(num_labeled) if has["labeled"] else None,
     )
 
@@ -86,6 +91,7 @@ def open_imagenet(
     in_channels: int = 3,
     image_size: int | None = None,
     classes: Sequence[str] | None = None,
+    exif_orientation: bool = False,
 ) -> Source:
     """List ImageNet, or a subset of its classes. Its validation images are the test set.
 
@@ -94,6 +100,7 @@ def open_imagenet(
         in_channels: 3 or 1.
         image_size: Side of the images; None for 224.
         classes: Class folders in the order that gives their numbers; None for sorted.
+        exif_orientation: Whether photos are turned as their EXIF data say.
 
     Raises:
         FileNotFoundError: If ``train`` or ``val`` does not exist, or a class has no images.
@@ -101,9 +108,11 @@ def open_imagenet(
     """
     if not all(os.path.isdir(os.path.join(root, part)) for part in ("train", "val")):
         raise layout_error(root, IMAGENET_LAYOUT)
-    names, paths, targets = list_classes(os.path.join(root, "train"), classes)
-    train = FileImages(paths, targets, in_channels)
-    test = _list_part(root, "val", names, in_channels)
+    left_out, form = LeftOut(), (in_channels, exif_orientation)
+    names, paths, targets = list_classes(os.path.join(root, "train"), classes, left_out)
+    train = FileImages(paths, targets, *form)
+    test = _list_part(root, "val", names, form, left_out)
+    left_out.warn(f"'{root}'")
     return file_source("imagenet", names, train, image_size or 224, test=test)
 
 
@@ -123,8 +132,7 @@ def file_source(
         name: The data set's name.
         classes: Class names.
         train: Training images.
-        image_size: Side of the images; None for the short side of the first training image where
-            that is at most 64, else 224.
+        image_size: Side of the images; None for what :func:`~.sizes.guess_size` finds.
         val: Validation images.
         test: Test images.
         predefined: Indices of the labelled training images; None for all with a target.
@@ -132,7 +140,7 @@ def file_source(
     return Source(
         name=name,
         classes=classes,
-        size=image_size or _guess_size(train.paths),
+        size=image_size or guess_size(train),
         channels=train.channels,
         mean=to_channels(IMAGENET_MEAN, train.channels),
         std=to_channels(IMAGENET_STD, train.channels),
@@ -145,7 +153,7 @@ def file_source(
 
 
 def list_classes(
-    folder: str, classes: Sequence[str] | None = None
+    folder: str, classes: Sequence[str] | None = None, left_out: LeftOut | None = None
 ) -> tuple[tuple[str, ...], list[str], Tensor]:
     """List a folder of class folders.
 
@@ -153,6 +161,7 @@ def list_classes(
         folder: The folder; its subfolders are the classes.
         classes: The class names that must be there, in the order of their numbers; None for the
             sorted subfolders.
+        left_out: Where files that are no images are counted.
 
     Returns:
         Class names, paths (class after class, sorted) and targets.
@@ -161,65 +170,58 @@ def list_classes(
         FileNotFoundError: If there is no class, or a class has no images.
         ValueError: If images lie beside the class folders, or the classes are not the given ones.
     """
-    found, files = _scan(folder)
+    left_out = LeftOut() if left_out is None else left_out
+    found, files = scan(folder, left_out)
     if files:
         raise ValueError(
             f"'{folder}' must hold one folder per class, but images lie in it: "
-            f"{name_some(os.path.basename(file) for file in files)}."
+            f"{name_some(printable(os.path.basename(file)) for file in files)}."
         )
-    found_names = [os.path.basename(path) for path in found]
+    # Class names are text in every locale, and go into records; names of folders need not be.
+    folders = {printable(os.path.basename(path)): path for path in found}
     if not found:
         raise FileNotFoundError(f"'{folder}' must hold one folder per class, but has none.")
-    names = tuple(found_names if classes is None else classes)
-    check_classes(found_names, names, f"the folders of '{folder}'")
+    names = tuple(sort_classes(folders) if classes is None else classes)
+    check_marks(
+        dict.fromkeys(folders, f"'{folder}'"),
+        classes,
+        "Images without a label belong into ROOT/unlabeled",
+    )
+    check_classes(list(folders), names, f"the folders of '{folder}'")
     paths: list[str] = []
     counts = []
     for name in names:
         before = len(paths)
-        paths.extend(walk_images(os.path.join(folder, name)))
+        paths.extend(walk_images(folders[name], left_out))
         counts.append(len(paths) - before)
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
     if empty:
         raise FileNotFoundError(
-            f"A class folder under '{folder}' has no images ({', '.join(_SUFFIXES)}): "
-            f"{name_some(empty)}."
+            f"A class folder under '{folder}' has no images: {name_some(empty)}. Left out, not "
+            f"read as images: {left_out or 'nothing'}."
         )
     return names, paths, torch.arange(len(names)).repeat_interleave(torch.tensor(counts))
 
 
-def check_classes(found: Sequence[str], expected: Sequence[str], where: str) -> None:
-    """Check that two lists of class names hold the same names.
+def images_below(root: str, in_channels: int, exif_orientation: bool) -> FileImages:
+    """List the images of a folder at any depth, which are to be predicted.
 
     Args:
-        found: Class names that were found.
-        expected: Class names that had to be there.
-        where: Where they were found, for the message.
+        root: The folder.
+        in_channels: 3 or 1.
+        exif_orientation: Whether photos are turned as their EXIF data say.
 
     Raises:
-        ValueError: If a name is twice in ``expected``, or the lists differ; it names who differs.
+        FileNotFoundError: If there is no such folder, or no image in it.
     """
-    if len(set(expected)) != len(expected):
-        twice = sorted({name for name in expected if list(expected).count(name) > 1})
-        raise ValueError(f"`classes` (--data.classes) names a class twice: {name_some(twice)}.")
-    missing, extra = set(expected) - set(found), set(found) - set(expected)
-    if missing or extra:
-        raise ValueError(
-            f"The classes of {where} differ from the expected {len(expected)}: "
-            f"missing: {name_some(sorted(missing)) or 'none'}; "
-            f"unknown: {name_some(sorted(extra)) or 'none'}."
+    left_out, folder = LeftOut(), os.path.expanduser(root)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            f"`data.root` must be a folder of images, got '{root}': {describe_folder(folder)}."
         )
-
-
-def walk_images(folder: str) -> Iterator[str]:
-    """Find the images of a folder at any depth: its own, sorted, then those of its subfolders.
-
-    Hidden files and folders, and files that are no images by their extension, are left out.
-
-    Args:
-        folder: The folder.
-    """
-    folders, files = _scan(folder)
-    yield from chain(files, *map(walk_images, folders))
+    paths = _list_images(folder, left_out)
+    left_out.warn(f"'{root}'")
+    return FileImages(paths, torch.full((len(paths),), -1), in_channels, exif_orientation)
 
 
 def layout_error(root: str, layout: str) -> FileNotFoundError:
@@ -235,35 +237,18 @@ def layout_error(root: str, layout: str) -> FileNotFoundError:
     )
 
 
-def _scan(folder: str) -> tuple[list[str], list[str]]:
-    """List subfolders and image files, each sorted by name (by code point: alike everywhere)."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            # The extension first: asking whether a link is a folder costs a system call.
-            if entry.name.lower().endswith(_SUFFIXES) and not entry.is_dir():
-                files.append(entry.path)
-            elif entry.is_dir():
-                folders.append(entry.path)
-    return sorted(folders), sorted(files)
+def _list_part(
+    root: str, part: str, classes: tuple[str, ...], form: tuple[int, bool], left_out: LeftOut
+) -> FileImages:
+    _, paths, targets = list_classes(os.path.join(root, part), classes, left_out)
+    return FileImages(paths, targets, *form)
 
 
-def _list_part(root: str, part: str, classes: tuple[str, ...], channels: int) -> FileImages:
-    _, paths, targets = list_classes(os.path.join(root, part), classes)
-    return FileImages(paths, targets, channels)
-
-
-def _guess_size(paths: Sequence[str]) -> int:
-    for path in paths[:_PEEK]:
-        try:
-            short = min(header_size(path))
-        except BrokenImageError:
-            continue
-        return short if short <= SMALL else 224
-    raise BrokenImageError(
-        paths[0],
-        f"nor any of the first {len(paths[:_PEEK])} training images, so the image size is unknown; "
-        "give it as `image_size` (--data.image_size)",
-    )
+def _list_images(folder: str, left_out: LeftOut) -> list[str]:
+    paths = list(walk_images(folder, left_out))
+    if not paths:
+        raise FileNotFoundError(
+            f"`data.root` must hold images, found none in '{folder}'; left out, not read as images: "
+            f"{left_out or 'nothing'}."
+        )
+    return paths

@@ -19,10 +19,13 @@ from lightning_ssl.data.sources.decoding import (
     center_box,
     convert_mode,
     header_size,
+    open_image,
     resize_center,
     to_array,
     to_tensor,
+    turn_upright,
 )
+from lightning_ssl.files import printable
 
 __all__ = [
     "BrokenImageError",
@@ -160,7 +163,7 @@ class ResidentImages(Images):
         Args:
             index: Which image.
         """
-        return str(index) if self._names is None else self._names[index]
+        return str(index) if self._names is None else printable(self._names[index])
 
 
 class FileImages(Images):
@@ -170,11 +173,19 @@ class FileImages(Images):
         paths: The files.
         targets: Classes ``(N,)``, int64, -1 where no label is known.
         channels: 3 for RGB (gray is repeated), 1 for gray (colour is converted).
+        exif_orientation: Whether photos are turned as their EXIF data say.
     """
 
-    def __init__(self, paths: Iterable[str], targets: Tensor, channels: int = 3) -> None:
+    def __init__(
+        self,
+        paths: Iterable[str],
+        targets: Tensor,
+        channels: int = 3,
+        exif_orientation: bool = False,
+    ) -> None:
         self.paths: Sequence[str] = PackedStrings(paths)
         self.channels = channels
+        self.exif_orientation = exif_orientation
         self._targets = targets.to(torch.int64)
         if targets.shape != (len(self.paths),):
             raise ValueError(
@@ -192,12 +203,12 @@ class FileImages(Images):
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Give a file's path.
+        """Give a file's path as text.
 
         Args:
             index: Which image.
         """
-        return self.paths[index]
+        return printable(self.paths[index])
 
     def decode(self, index: int) -> Image.Image:
         """Read one image at its own size.
@@ -213,8 +224,9 @@ class FileImages(Images):
         """
         path = self.paths[index]
         try:
-            with open(path, "rb") as file, Image.open(file) as image:
-                return convert_mode(image, self.channels)
+            with open_image(path) as image:
+                upright = turn_upright(image) if self.exif_orientation else image
+                return convert_mode(upright, self.channels)
         except MemoryError:
             raise
         except Exception as error:  # a damaged file makes decoders raise almost anything
@@ -290,5 +302,5 @@ class FileImages(Images):
         rank_zero_warn(
             f"{len(broken)} of {len(self)} images could not be read and were replaced by their "
             f"neighbours in the list (they are unlabelled). The first: "
-            f"{', '.join(self.paths[i] for i in broken[:5])}."
+            f"{', '.join(self.name(i) for i in broken[:5])}."
         )

@@ -29,6 +29,7 @@ def open_source(
     classes: Sequence[str] | None = None,
     extra: bool = False,
     fold: int | None = None,
+    exif_orientation: bool | None = None,
 ) -> Source:
     """Open a data set: list its files, read no pixels, download nothing.
 
@@ -37,11 +38,13 @@ def open_source(
         root: The folder that holds it (for ``csv``, the CSV file); ``digits`` needs none.
         in_channels: 3 (gray is repeated) or 1 (colour becomes gray).
         image_size: Side of the images; None for the data set's own. For ``folder`` and ``csv``
-            that is the short side of the first training image up to 64, else 224.
+            that is the usual short side of the training images up to 64, else 224.
         classes: For ``folder``, ``csv`` and ``imagenet``: class names in the order that gives
             their numbers; None for sorted.
         extra: For ``svhn``: whether its extra images belong to the training set.
         fold: For ``stl10``: which of the ten predefined folds is labelled; None for all of them.
+        exif_orientation: Whether photos in files are turned as their EXIF data say; None for yes,
+            but for ``imagenet``, which published results read without.
 
     Raises:
         FileNotFoundError: If the folder or file is missing or not laid out as the data set needs.
@@ -57,7 +60,22 @@ def open_source(
             dataset, path, in_channels=in_channels, image_size=image_size, extra=extra, fold=fold
         )
     opener = {"imagenet": open_imagenet, "folder": open_folder, "csv": open_csv}[dataset]
-    return opener(path, in_channels=in_channels, image_size=image_size, classes=classes)
+    return opener(
+        path,
+        in_channels=in_channels,
+        image_size=image_size,
+        classes=classes,
+        exif_orientation=follows_exif(dataset) if exif_orientation is None else exif_orientation,
+    )
+
+
+def follows_exif(dataset: str) -> bool:
+    """Whether photos are turned as their EXIF data say, where nobody chooses.
+
+    Args:
+        dataset: The data set's name.
+    """
+    return dataset != "imagenet"
 
 
 def prepare_source(

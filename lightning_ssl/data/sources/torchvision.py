@@ -202,7 +202,7 @@ def _read_fold(root: str, fold: int) -> Tensor:
     path = Path(root, datasets.STL10.base_folder, datasets.STL10.folds_list_file)
     if not path.is_file():
         raise _missing("stl10", root)
-    line = path.read_text().splitlines()[fold]
+    line = path.read_text(encoding="utf-8").splitlines()[fold]
     return torch.tensor([int(index) for index in line.split()], dtype=torch.int64).sort().values
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_ssl.data.sources.images import Images
-from lightning_ssl.files import replacing
+from lightning_ssl.data.text import read_json, read_text
+from lightning_ssl.files import writing_text
 
 Names = Images | Callable[[int], str] | Sequence[str]
 
@@ -113,7 +114,7 @@ def save_split(
             "images": pseudo.rows.tolist(),
             "labels": pseudo.target.tolist(),
         }
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with writing_text(path) as file:
         json.dump(content, file)
         file.write("\n")
 
@@ -157,23 +158,25 @@ def read_labels(
     with open(path, "rb") as file:
         start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(_NPY_MAGIC):
-        return LabelList(check_indices(path, np.load(path), num_train))
+        return LabelList(check_indices(path, _read_array(path), num_train))
     if start.startswith((b"{", b"[")):
         return _read_json(path, num_train, names)
     try:
-        with open(path, encoding="utf-8-sig") as lines:
-            entries = [line.strip() for line in lines if line.strip()]
-    except UnicodeDecodeError as error:
-        raise _unreadable(path) from error
+        entries = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from error
     return LabelList(_resolve(path, entries, num_train, names))
 
 
-def _read_json(path: str, num_train: int, names: Names | None) -> LabelList:
+def _read_array(path: str) -> Any:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file)
-    except ValueError as error:
-        raise _unreadable(path) from error
+        return np.load(path)
+    except Exception as error:  # a damaged file makes the reader raise almost anything
+        raise _unreadable(path, str(error)) from error
+
+
+def _read_json(path: str, num_train: int, names: Names | None) -> LabelList:
+    content = read_json(path, lambda reason: _unreadable(path, reason))
     if isinstance(content, dict) and isinstance(content.get("values"), list):
         return LabelList(_resolve(path, [str(v) for v in content["values"]], num_train, names))
     if not isinstance(content, dict) or not {"num_train", "labeled", "val"} <= set(content):
@@ -196,11 +199,11 @@ def _read_json(path: str, num_train: int, names: Names | None) -> LabelList:
     return LabelList(labeled, assemble(num_train, labeled, val, include))
 
 
-def _unreadable(path: str) -> ValueError:
+def _unreadable(path: str, reason: str = "") -> ValueError:
     return ValueError(
         f"`labels_file` (--data.labels_file) must be a split written by this package, a .npy of "
         f"indices, a text with one index or file name per line, or JSON with a list 'values' of "
-        f"file names, got '{path}'."
+        f"file names, got '{path}'{': ' + reason.rstrip('.') if reason else ''}."
     )
 
 
@@ -218,7 +221,10 @@ def check_indices(path: str, values: Any, num_train: int) -> Tensor:
     Raises:
         ValueError: If they are no integers, out of range or not distinct.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"'{path}' must hold a list of indices: {error}.") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(
             f"'{path}' must hold a list of indices, got {array.dtype} of shape {array.shape}."
@@ -237,7 +243,7 @@ def check_indices(path: str, values: Any, num_train: int) -> Tensor:
 
 
 def _resolve(path: str, entries: list[str], num_train: int, names: Names | None) -> Tensor:
-    if all(entry.removeprefix("-").isdecimal() for entry in entries):
+    if all(entry.removeprefix("-").isdecimal() and len(entry) < 20 for entry in entries):
         return check_indices(path, [int(entry) for entry in entries], num_train)
     if names is None:
         raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -117,11 +117,52 @@ class TestDecode:
         with pytest.raises(BrokenImageError, match=r"a\.tif.*floating-point"):
             files(tmp_path).decode(0)
 
-    def test_exif_orientation_is_ignored(self, tmp_path):
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "mpo"])
+    @pytest.mark.parametrize("orientation", [*range(1, 9), 0, 9, 77])
+    def test_exif_orientation(self, tmp_path, suffix, orientation):
         exif = Image.Exif()
-        exif[274] = 6  # orientation: turn by 90 degrees
-        photo(16, 8).save(tmp_path / "a.jpg", exif=exif)
-        assert files(tmp_path).decode(0).size == (16, 8)
+        exif[274] = orientation
+        photo(16, 8).save(tmp_path / f"a.{suffix}", exif=exif)
+        with Image.open(tmp_path / f"a.{suffix}") as image:
+            upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        assert upright.shape == ((16, 8, 3) if orientation in (5, 6, 7, 8) else (8, 16, 3))
+        images = files(tmp_path)
+        if suffix != "tif":  # which Pillow always turns
+            assert images.decode(0).size == (16, 8)
+        images.exif_orientation = True
+        assert np.array_equal(np.asarray(images.decode(0)), upright)
+
+    @pytest.mark.parametrize(
+        "damaged", [b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0no", b"\xff" * 9]
+    )
+    def test_damaged_exif_data_turn_nothing(self, tmp_path, damaged):
+        photo(16, 8).save(tmp_path / "a.jpg", exif=damaged)
+        images = files(tmp_path)
+        images.exif_orientation = True
+        assert images.decode(0).size == (16, 8)
+
+    @pytest.mark.parametrize("value", [-1, 65536])
+    def test_integers_beyond_16_bits_are_refused(self, tmp_path, value):
+        Image.fromarray(np.full((3, 3), value, dtype=np.int32)).save(tmp_path / "a.tif")
+        with pytest.raises(BrokenImageError, match=rf"a\.tif.*{value}, beyond 16 bits"):
+            files(tmp_path).decode(0)
+
+    def test_heic(self, tmp_path):
+        heif = pytest.importorskip("pillow_heif")
+        heif.from_pillow(photo(64, 48)).save(tmp_path / "a.heic")
+        assert files(tmp_path).decode(0).size == (64, 48)
+
+    def test_heic_without_the_extra(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("lightning_ssl.data.sources.decoding.heif_is_installed", lambda: False)
+        (tmp_path / "a.heic").write_bytes(b"some")
+        with pytest.raises(BrokenImageError, match=r"a\.heic.*lightning_ssl\[heic\]"):
+            files(tmp_path).decode(0)
+
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda p: os.symlink("/dev/zero", p)])
+    def test_what_is_no_regular_file_does_not_hang(self, tmp_path, make):
+        make(tmp_path / "a.png")
+        with pytest.raises(BrokenImageError, match=r"a\.png"):
+            FileImages([str(tmp_path / "a.png")], torch.zeros(1)).decode(0)
 
     def test_name_is_the_path(self, tmp_path):
         photo(4, 4).save(tmp_path / "a.png")

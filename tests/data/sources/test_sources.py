@@ -1,15 +1,19 @@
 """Data sets by name, from arrays, from folders and CSVs."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, features
 from sklearn.datasets import load_digits
 
 from lightning_ssl.data.sources.arrays import from_arrays
+from lightning_ssl.data.sources.decoding import HEIF_SUFFIXES
 from lightning_ssl.data.sources.images import BrokenImageError, FileImages, ResidentImages
+from lightning_ssl.data.sources.listing import SUFFIXES
 from lightning_ssl.data.sources.named import DATASETS, open_source, prepare_source
 
 CIFAR10_ROOT = os.environ.get("CIFAR10_ROOT")
@@ -261,7 +265,7 @@ class TestFolder:
             open_source("folder", make_folder({"train/a": 1, "train": 2}))
 
     def test_nothing_unlabelled(self, make_folder):
-        with pytest.raises(FileNotFoundError, match=r"no images under .*unlabeled"):
+        with pytest.raises(FileNotFoundError, match=r"found none in .*unlabeled"):
             open_source("folder", make_folder({"labeled/a": 1, "unlabeled/x": 0}))
 
     @pytest.mark.parametrize(
@@ -279,6 +283,101 @@ class TestFolder:
         for path in root.rglob("*.png"):
             path.write_bytes(b"no image")
         with pytest.raises(BrokenImageError, match=r"--data.image_size"):
+            open_source("folder", root)
+
+    @pytest.mark.parametrize(
+        ("sizes", "expected"),
+        [
+            ([(20, 20), (300, 400), (300, 300), (500, 300)], 224),
+            ([(300, 300), (20, 20), (30, 30)], 30),
+            ([(1, 200), (32, 32), (32, 40)], 32),
+            ([(200, 1), (900, 900), (800, 900)], 224),
+        ],
+    )
+    def test_one_image_does_not_decide_the_size(self, tmp_path, sizes, expected):
+        for i, size in enumerate(sizes):
+            (tmp_path / "train" / "a").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size).save(tmp_path / "train" / "a" / f"{i}.png")
+        least = sizes.index(min(sizes, key=min))
+        with pytest.warns(
+            UserWarning, match=rf"{min(sizes[least])} \('.*{least}\.png'\).*to {expected};"
+        ):
+            assert open_source("folder", tmp_path).size == expected
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("sizes", [[(65, 70), (900, 500)], [(32, 32), (32, 60)]])
+    def test_sizes_that_agree_do_not_warn(self, tmp_path, sizes):
+        (tmp_path / "train" / "a").mkdir(parents=True)
+        for i, size in enumerate(sizes):
+            Image.new("RGB", size).save(tmp_path / "train" / "a" / f"{i}.png")
+        assert open_source("folder", tmp_path).size == (224 if sizes[0][0] > 64 else 32)
+
+    def test_strips_have_no_size(self, make_folder):
+        root = make_folder({"train/a": 2}, size=(1, 200))
+        with pytest.raises(
+            ValueError, match=r"`image_size` \(--data.image_size\) must be given.* 1"
+        ):
+            open_source("folder", root)
+        assert open_source("folder", root, image_size=32).size == 32
+
+    def test_unlabelled_images_do_not_outvote_the_labelled_ones(self, make_folder):
+        root = make_folder({"labeled/a": 3, "unlabeled": 1}, size=(32, 32))
+        Image.new("RGB", (400, 400)).save(root / "unlabeled" / "x.png")
+        with pytest.warns(UserWarning, match="400"):
+            assert open_source("folder", root).size == 32
+
+    def test_numeric_folders_sort_as_numbers(self, make_folder):
+        root = make_folder({f"train/{name}": 1 for name in ("10", "9", "100", "1")})
+        assert open_source("folder", root).classes == ("1", "9", "10", "100")
+        (root / "train" / "10").rename(root / "train" / "10a")
+        assert open_source("folder", root).classes == ("1", "100", "10a", "9")
+
+    @pytest.mark.parametrize(
+        "name", ["a.GIF", "a.jfif", "a.jpe", "a.avif", "a.jp2", "a.tga", "a.ico"]
+    )
+    def test_what_pillow_reads_is_listed_and_read(self, make_folder, name):
+        if name == "a.avif" and not features.check("avif"):
+            pytest.skip("this Pillow reads no AVIF")
+        root = make_folder({"train/a": 1})
+        Image.open(root / "train/a/000.png").save(root / "train/a" / name)
+        source = open_source("folder", root)
+        assert relative(source.train, root) == ["train/a/000.png", f"train/a/{name}"]
+        assert source.train.decode(1).size == (8, 8)
+
+    def test_every_format_of_pillow_is_listed_or_cannot_be_read(self):
+        Image.init()
+        known = {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        # Without decoder, with the help of another program, or no image.
+        no_images = {
+            ".bufr",
+            ".grib",
+            ".h5",
+            ".hdf",
+            ".mpg",
+            ".mpeg",
+            ".eps",
+            ".ps",
+            ".wmf",
+            ".emf",
+            ".iim",
+        }
+        assert known - set(SUFFIXES) - set(HEIF_SUFFIXES) <= no_images
+
+    def test_what_is_left_out_is_counted(self, make_folder, monkeypatch):
+        monkeypatch.setattr("lightning_ssl.data.sources.listing.heif_is_installed", lambda: False)
+        root = make_folder({"train/a": 1, "train/b": 1, "unlabeled": 1, "test/a": 1, "test/b": 1})
+        for name in ("train/a/1.HEIC", "train/b/2.heic", "unlabeled/c.mp4", "test/a/LICENSE"):
+            (root / name).write_bytes(b"x")
+        os.mkfifo(root / "train/a/pipe.png")
+        (root / "unlabeled" / "loop").symlink_to(root)
+        with pytest.warns(UserWarning, match="Left out") as caught:
+            assert open_source("folder", root).num_train == 3
+        (said,) = [str(w.message) for w in caught]
+        for part in ("2 .heic", "1 .mp4", "1 without extension", "1 pipes or devices",
+                     "1 links in a circle", "lightning_ssl[heic]"):  # fmt: skip
+            assert part in said
+        (root / "train/a/000.png").unlink()
+        with pytest.raises(FileNotFoundError, match=r"no images: a\..*2 \.heic"):
             open_source("folder", root)
 
     def test_opening_reads_no_pixels(self, make_folder, monkeypatch):
@@ -383,6 +482,100 @@ class TestCsv:
     def test_errors(self, make_folder, text, error, message):
         path = write_csv(make_folder({"x": 2}), text)
         with pytest.raises(error, match=message):
+            open_source("csv", path)
+
+    @pytest.mark.parametrize(
+        "mark",
+        [
+            "-1",
+            "-1.0",
+            "-9",
+            "nan",
+            "NaN",
+            "-nan",
+            "NA",
+            "N/A",
+            "#N/A",
+            "<NA>",
+            "null",
+            "NULL",
+            "NaT",
+            "inf",
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:.*one training image only")
+    def test_a_mark_for_no_label_is_no_class(self, make_folder, mark):
+        text = f"path,label\nx/000.png,1\nx/001.png,{mark}\nx/002.png,1\nx/003.png,3.0\n"
+        path = write_csv(make_folder({"x": 4}), text)
+        with pytest.raises(
+            ValueError,
+            match=rf"list\.csv', line 3: '{mark.removesuffix('.0')}'.*empty.*--data\.classes",
+        ):
+            open_source("csv", path)
+        classes = [mark, "1", "3"]
+        assert open_source("csv", path, classes=classes).classes == (mark, "1", "3")
+
+    @pytest.mark.parametrize("word", ["none", "None", "?", "unknown", "unlabelled", "-"])
+    @pytest.mark.filterwarnings("ignore:.*one training image only")
+    def test_a_word_that_may_be_a_class_warns(self, make_folder, word):
+        path = write_csv(
+            make_folder({"x": 3}), f"path,label\nx/000.png,a\nx/001.png,{word}\nx/002.png,a\n"
+        )
+        with pytest.warns(
+            UserWarning, match=rf"'{re.escape(word)}' \(.*list\.csv', line 3\).*empty"
+        ):
+            assert set(open_source("csv", path).classes) == {"a", word}
+
+    def test_a_mark_as_a_class_folder(self, make_folder):
+        with pytest.raises(ValueError, match=r"train': '-1' looks like a mark.*ROOT/unlabeled"):
+            open_source("folder", make_folder({"train/0": 1, "train/-1": 1}))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ",path,label\n0,x/000.png,3.0\n1,x/001.png,10.0\n2,x/002.png,3.0\n3,x/003.png,\n",
+            "Unnamed: 0,path,label\n0,x/000.png,3\n1,x/001.png,10\n2,x/002.png,3.0\n3,x/003.png,\n",
+            "index;path;label\n0;x/000.png;3\n1;x/001.png;10\n2;x/002.png;3\n3;x/003.png;\n",
+            "path;label\r\nx/000.png;3\r\nx/001.png;10\r\nx/002.png;3\r\nx/003.png;\r\n\r\n",
+            "path\tlabel\nx/000.png\t3\nx/001.png\t10\nx/002.png\t3\nx/003.png\t\n",
+            "Path, Label\rx/000.png,3\rx/001.png,10\rx/002.png,3\rx/003.png,\r",
+            '"path","label"\n"x/000.png","3"\n"x/001.png","10"\n"x/002.png","3"\n"x/003.png",""\n;;\n'.replace(
+                ";;", ","
+            ),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:.*one training image only")
+    def test_as_pandas_and_excel_write_it(self, make_folder, text):
+        source = open_source("csv", write_csv(make_folder({"x": 4}), text))
+        assert source.classes == ("3", "10")
+        assert source.train.targets.tolist() == [0, 1, 0, -1]
+
+    @pytest.mark.filterwarnings("ignore:.*one training image only")
+    def test_classes_of_an_earlier_run_stay(self, make_folder):
+        path = write_csv(make_folder({"x": 2}), "path,label\nx/000.png,3.0\nx/001.png,10.0\n")
+        assert open_source("csv", path, classes=["10.0", "3.0"]).train.targets.tolist() == [1, 0]
+        assert open_source("csv", path, classes=["10", "3"]).train.targets.tolist() == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (
+                "path,label\nx/000.png,a\nü.png,b\n".encode("cp1252"),
+                "line 3: the byte .* 'ü'.*save as UTF-8",
+            ),
+            (
+                "path,label\nx/000.png,a\n".encode("utf-16"),
+                "line 1: the text is UTF-16: save as UTF-8",
+            ),
+            (b"path,label\nx/0\x0000.png,a\n", "line 2: a zero byte"),
+            (b'path,label\nx/000.png,"a\n', "line 2: it cannot be read as CSV"),
+            (b"path,label\n,a\n", "line 2: `path` must be a file"),
+        ],
+    )
+    def test_other_encodings_and_broken_lines(self, make_folder, content, message):
+        path = make_folder({"x": 1}) / "list.csv"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"list\.csv', {message}"):
             open_source("csv", path)
 
     def test_class_that_occurs_once(self, make_folder):
