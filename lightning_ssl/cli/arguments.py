@@ -11,8 +11,8 @@ from typing import Any, get_args
 from pytorch_lightning import LightningDataModule
 
 from lightning_ssl.cli.checkpoint import LINKED, known_to_checkpoint
-from lightning_ssl.cli.configs import find_config, run_folder_of
-from lightning_ssl.cli.paths import options, take_literally
+from lightning_ssl.cli.configs import check_yaml, find_config, run_folder_of
+from lightning_ssl.cli.paths import is_path, options, take_literally
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.optim import Optimizer, Schedule
 
@@ -40,6 +40,8 @@ def expand(args: Sequence[str]) -> list[str]:
     """
     given = list(options(args))
     for option in given:
+        if option.value is not None and not is_path(option.name):
+            check_yaml(option.value, f"`--{option.name}`")
         _check_linked(option.name)
         _check_field(option.name)
         if option.name == "model" and option.value is not None:

@@ -1,7 +1,12 @@
-"""The shipped configs."""
+"""Configs: the shipped ones by name, and what no config may be."""
 
+import os
 import re
 from pathlib import Path
+
+import yaml
+
+_MOST_NODES = 100_000  # of a config in which every alias is written out
 
 # A checkout has them beside the package, an installation inside it.
 _PACKAGE = Path(__file__).parents[1]
@@ -41,8 +46,14 @@ def find_config(name: str) -> str:
 
     Raises:
         FileNotFoundError: If it looks like a name and is none.
+        ValueError: If it is no text in UTF-8, or holds itself.
     """
-    if Path(name).is_file() or any(sign in name for sign in "{:\n"):
+    path = os.path.expanduser(name)
+    if Path(path).is_file():
+        check_config(path)
+        return path
+    if any(sign in name for sign in "{:\n"):
+        check_yaml(name, "`--config`")
         return name
     shipped = {path.stem: path for path in sorted(CONFIGS.rglob("*.yaml"))}
     if name not in shipped:
@@ -50,3 +61,50 @@ def find_config(name: str) -> str:
             f"`--config` must be a file or one of {', '.join(sorted(shipped))}, got '{name}'."
         )
     return str(shipped[name])
+
+
+def check_config(path: str) -> None:
+    """Refuse a config file that no reader takes.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is no text in UTF-8, or holds itself.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`--config` '{path}' is no text in UTF-8: {error}.") from error
+    check_yaml(text, f"`--config` '{path}'")
+
+
+def check_yaml(text: str, name: str) -> None:
+    """Refuse YAML that holds itself, which readers would unfold for ever.
+
+    Args:
+        text: The YAML.
+        name: What it is called in messages.
+
+    Raises:
+        ValueError: If an alias stands inside what it stands for, or aliases multiply without end.
+    """
+    if "&" not in text or "*" not in text:
+        return
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
+        return  # the parser reports it
+    waiting, seen = [(root, 0)], 0
+    above: list[int] = []
+    while waiting:
+        node, depth = waiting.pop()
+        del above[depth:]
+        seen += 1
+        if id(node) in above or seen > _MOST_NODES:
+            raise ValueError(f"{name} must be YAML without an anchor that holds its own alias.")
+        above.append(id(node))
+        if isinstance(node, yaml.MappingNode):
+            waiting += [(part, depth + 1) for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(part, depth + 1) for part in node.value]

@@ -1,11 +1,13 @@
 """Commands that are typed functions: their options come from the signature."""
 
+import os
 from collections.abc import Callable, Sequence
 from inspect import signature
 
 from jsonargparse import auto_cli
 
-from lightning_ssl.cli.paths import take_literally
+from lightning_ssl.cli.configs import check_config, check_yaml
+from lightning_ssl.cli.paths import options, take_literally
 
 
 def run_function(function: Callable[..., None], name: str, args: Sequence[str]) -> None:
@@ -18,6 +20,11 @@ def run_function(function: Callable[..., None], name: str, args: Sequence[str]) 
     """
     arguments = signature(function).parameters.items()
     texts = {argument for argument, value in arguments if value.annotation in (str, str | None)}
+    for option in options(args, (texts | {"config"}).__contains__):
+        if option.name == "config" and os.path.isfile(option.value or ""):
+            check_config(str(option.value))
+        elif option.value is not None and option.name not in texts:
+            check_yaml(option.value, f"`--{option.name}`")
     auto_cli(
         function,
         args=take_literally(args, (texts | {"config"}).__contains__),

@@ -17,6 +17,7 @@ from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_
 from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
 from lightning_ssl.data.orders import Balanced, Order, Shuffled, Stratified
 from lightning_ssl.data.plan import Plan, describe_run
+from lightning_ssl.data.sources.depth import warn_of_few_levels
 from lightning_ssl.data.sources.folder import images_below
 from lightning_ssl.data.sources.images import FileImages, Images, ResidentImages
 from lightning_ssl.data.splits.make import save_split
@@ -169,6 +170,7 @@ class SSLDataModule(DescribedData):
         if part not in self._images:
             images = getattr(self.source, part)
             if isinstance(images, FileImages):
+                warn_of_few_levels(images)
                 size = self.image_size
                 fits = len(images) * self.in_channels * size**2 <= _RESIDENT_BYTES
                 if size <= _RESIDENT_SIDE and fits:
@@ -271,7 +273,9 @@ class SSLDataModule(DescribedData):
         """All images below ``root``, or the test images of a named data set."""
         if self.dataset == "folder" and self.root is not None:
             form = (self.in_channels, self.exif_orientation)
-            self._images["predict"] = images_below(self.root, *form)
+            images = images_below(self.root, *form)
+            warn_of_few_levels(images)
+            self._images["predict"] = images
         elif self.source.test is not None:
             self._images["predict"] = self._read("test")
         else:

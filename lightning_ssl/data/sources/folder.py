@@ -248,7 +248,7 @@ def _list_images(folder: str, left_out: LeftOut) -> list[str]:
     paths = list(walk_images(folder, left_out))
     if not paths:
         raise FileNotFoundError(
-            f"`data.root` must hold images, found none in '{folder}'; left out, not read as images: "
-            f"{left_out or 'nothing'}."
+            f"`data.root` must hold images, found none in '{folder}'; left out, not read as "
+            f"images: {left_out or 'nothing'}."
         )
     return paths

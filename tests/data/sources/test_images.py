@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from lightning_ssl.data.sources.depth import warn_of_few_levels
 from lightning_ssl.data.sources.images import (
     BrokenImageError,
     FileImages,
@@ -204,6 +205,24 @@ class TestBroken:
         with pytest.raises(BrokenImageError) as caught:
             next(iter(loader))
         assert caught.value.path == str(tmp_path / "a.png")
+
+
+class TestFewLevels:
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
+    def test_12_bits_in_16_warn(self, tmp_path, suffix):
+        pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+        Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+        with pytest.warns(UserWarning, match=rf"a\.{suffix}' use 17 of 256 .* 4095 of 65535"):
+            warn_of_few_levels(files(tmp_path))
+
+    @pytest.mark.filterwarnings("error")
+    def test_others_do_not_warn(self, tmp_path):
+        photo(6, 5).point(lambda value: value // 32).save(tmp_path / "dark.png")
+        (tmp_path / "broken.png").write_bytes(b"no image")
+        warn_of_few_levels(files(tmp_path))
+        Image.fromarray(np.array([[40000]], dtype=np.uint16)).save(tmp_path / "a.png")
+        Image.fromarray(np.array([[40]], dtype=np.uint16)).save(tmp_path / "b.png")
+        warn_of_few_levels(files(tmp_path))
 
 
 class TestLoad:
