@@ -1,5 +1,6 @@
 """What a checkpoint keeps of its method, and the check that it belongs to one."""
 
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -63,10 +64,26 @@ def check_method(
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     if type(data).__qualname__ in checkpoint:  # first, as sizes of the method follow from it
         data.load_state_dict(checkpoint[type(data).__qualname__])
+    check_options(method, checkpoint)
+
+
+def check_options(
+    method: LightningModule, checkpoint: dict[str, Any], skipped: Sequence[str] = ()
+) -> None:
+    """See that a method has the options that a run began with.
+
+    Args:
+        method: The method.
+        checkpoint: Of the run.
+        skipped: Options that need not be the same, beside those of a warm start.
+
+    Raises:
+        ValueError: For the first option that differs.
+    """
     recorded = dict(checkpoint.get(method.CHECKPOINT_HYPER_PARAMS_KEY, {}))
     for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
         if name in recorded:  # an older one lacks later fields
             recorded[name] = plain(kind(**recorded[name]))
-    skipped = ("weights", "weights_strict")
-    began = {n: v for n, v in recorded.items() if n not in skipped and not n.startswith("_")}
+    left = {"weights", "weights_strict", *skipped}
+    began = {n: v for n, v in recorded.items() if n not in left and not n.startswith("_")}
     check_same("model", began, _options(method))

@@ -1,6 +1,7 @@
 """Predictions as one CSV file."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class PredictionWriter(Callback):
         """
         if stage != "predict":
             return
-        if not self.path.parent.is_dir() or self.path.is_dir():
+        if not os.path.isdir(self.path.parent) or os.path.isdir(self.path):
             raise ValueError(
                 f"`predictions.path` must be a file in an existing folder, got '{self.path}'."
             )

@@ -5,13 +5,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from pytorch_lightning import LightningDataModule
 
 from lightning_ssl.cli.checkpoint import LINKED, known_to_checkpoint
 from lightning_ssl.cli.configs import check_yaml, find_config, run_folder_of
+from lightning_ssl.cli.hints import did_you_mean
 from lightning_ssl.cli.paths import is_path, options, take_literally
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.optim import Optimizer, Schedule
@@ -46,6 +46,13 @@ def expand(args: Sequence[str]) -> list[str]:
         _check_field(option.name)
         if option.name == "model" and option.value is not None:
             _check_method(option.value)
+    if {"model", "config", "ckpt_path", "help", "h", "print_config"}.isdisjoint(
+        option.name for option in given
+    ):
+        raise ValueError(
+            "A method and data are needed: `--model` with --data.dataset, `-c` with a config of "
+            "each (such as -c fixmatch -c cifar10), or `--ckpt_path` of a run, got none of them."
+        )
     _check_order([option.name for option in given])
     out = _without_fields_of_null(_with_shipped_configs(take_literally(args)))
     checkpoint = next((o.value for o in reversed(given) if o.name == "ckpt_path"), None)
@@ -61,8 +68,7 @@ def _check_field(option: str) -> None:
         prefix, dot, field = option.partition(f"model.{name}.")
         known = [f.name for f in fields(group)]
         if dot and not prefix and field not in known:
-            near = get_close_matches(field, known, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
+            hint = did_you_mean(field, known)
             raise ValueError(
                 f"`model.{name}` has the fields {', '.join(known)}, got '{field}'.{hint}"
             )
@@ -118,7 +124,9 @@ def _check_method(name: str) -> None:
     # A set: methods of several bases are met on several ways.
     names = sorted({c.__name__ for c in _subclasses(SSLModule) if not c.__abstractmethods__})
     if "." not in name and name not in names:
-        raise ValueError(f"`model` must be one of {', '.join(names)}, got '{name}'.")
+        raise ValueError(
+            f"`model` must be one of {', '.join(names)}, got '{name}'.{did_you_mean(name, names)}"
+        )
 
 
 def _subclasses(parent: Any) -> list[Any]:

@@ -1,9 +1,13 @@
 """What a checkpoint knows, as a config that every flag can overrule."""
 
+import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 TRAINED_ON = ("num_labeled", "num_unlabeled", "class_counts", "image_side")
 LINKED = ("num_classes", *TRAINED_ON, "in_channels", "image_std")
@@ -88,7 +92,7 @@ def open_checkpoint(path: str) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"`ckpt_path` must be a checkpoint file, 'best', 'last' or 'hpc', got '{path}'."
         )
@@ -99,9 +103,70 @@ def open_checkpoint(path: str) -> dict[str, Any]:
     except Exception as error:  # a damaged file makes the reader raise almost anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: it holds no dictionary")
+    _check(path, checkpoint)
     return checkpoint
+
+
+def _check(path: str, checkpoint: Any) -> None:
+    """Refuse what has no weights, and records that are not as ours."""
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        kind = type(checkpoint).__name__
+        found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else f"a {kind}"
+        raise ValueError(
+            f"`ckpt_path` '{path}' is no checkpoint: it must be a dict with `state_dict`, got "
+            f"{found[:200] or 'an empty one'}."
+        )
+    groups = ("hyper_parameters", "datamodule_hyper_parameters", DATA.rpartition(".")[2])
+    for key in groups:
+        if not isinstance(checkpoint.get(key, {}), dict):
+            raise _damaged(path, f"`{key}` must be a dict, got {checkpoint[key]!r}")
+        if not all(isinstance(name, str) for name in checkpoint.get(key, {})):
+            raise _damaged(path, f"`{key}` must have names as keys")
+    for key, right, what in (
+        ("seed", type(checkpoint.get("seed", 0)) is int, "an integer"),
+        ("method", isinstance(checkpoint.get("method", ""), str), "a class path"),
+    ):
+        if not right:
+            raise _damaged(path, f"`{key}` must be {what}, got {checkpoint[key]!r}")
+    if groups[-1] in checkpoint:
+        _check_record(path, checkpoint[groups[-1]])
+
+
+def _check_record(path: str, record: dict[str, Any]) -> None:
+    def numbers(value: Any) -> bool:
+        size = record.get("in_channels")
+        plain = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
+        return plain and len(value) == size and all(math.isfinite(v) for v in value)
+
+    def names(value: Any) -> bool:
+        return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+    def indices(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.ndim == 1 and value.dtype == torch.int64
+
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "classes": (names, "a list of names"),
+        "image_size": (lambda v: type(v) is int and v > 0, "a positive integer"),
+        "in_channels": (lambda v: type(v) is int and v in (1, 3), "1 or 3"),
+        "mean": (numbers, "a list of a number for each channel"),
+        "std": (
+            lambda v: numbers(v) and min(v) > 0,
+            "a list of a positive number for each channel",
+        ),
+        "seed": (lambda v: type(v) is int, "an integer"),
+        "labeled": (indices, "a list of indices"),
+        "val": (indices, "a list of indices"),
+        "views": (lambda v: isinstance(v, list), "a list"),
+    }
+    for name, (right, what) in rules.items():
+        if name not in record:
+            raise _damaged(path, f"its record of the data lacks `{name}`")
+        if not right(record[name]):
+            raise _damaged(path, f"`{name}` of the data must be {what}, got {record[name]!r:.200}")
+
+
+def _damaged(path: str, reason: str) -> ValueError:
+    return ValueError(f"`ckpt_path` '{path}' is damaged: {reason}.")
 
 
 def _arguments(checkpoint: dict[str, Any], key: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from lightning_ssl.cli.hints import did_you_mean
+
 _MOST_NODES = 100_000  # of a config in which every alias is written out
 
 # A checkout has them beside the package, an installation inside it.
@@ -49,7 +51,7 @@ def find_config(name: str) -> str:
         ValueError: If it is no text in UTF-8, or holds itself.
     """
     path = os.path.expanduser(name)
-    if Path(path).is_file():
+    if os.path.isfile(path):  # which takes text that is too long for a name, too
         check_config(path)
         return path
     if any(sign in name for sign in "{:\n"):
@@ -59,6 +61,7 @@ def find_config(name: str) -> str:
     if name not in shipped:
         raise FileNotFoundError(
             f"`--config` must be a file or one of {', '.join(sorted(shipped))}, got '{name}'."
+            f"{did_you_mean(Path(name).stem, shipped)}"
         )
     return str(shipped[name])
 

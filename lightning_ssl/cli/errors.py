@@ -1,6 +1,5 @@
 """From jsonargparse's nested reports to the one message a user needs."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -9,8 +8,14 @@ from typing import Any, get_args
 
 from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Trainer
 
 from lightning_ssl.cli.arguments import classes
+from lightning_ssl.cli.checkpoint import LINKED
+from lightning_ssl.cli.hints import did_you_mean
+from lightning_ssl.data import SSLDataModule
+from lightning_ssl.data.sources.named import DATASETS
+from lightning_ssl.methods import SSLModule
 
 USER_ERRORS = (
     ArgumentError,
@@ -33,6 +38,8 @@ _MISSPELLED = re.compile(
     r"(?:Option '|arguments: --|Group '([\w.]+)' does not accept option ')([\w.]+)",
     re.DOTALL,
 )
+_LIST = re.compile(r"Parser key \"([\w.]+)\":\s*Expected a <class 'list'>. Got value: (.*)\s*\Z")
+_UNKNOWN = re.compile(r"unrecognized arguments: --([\w.]+)")
 
 
 def parameters(class_: Any) -> list[str]:
@@ -103,7 +110,28 @@ def explain(error: Exception, known: dict[str, Any]) -> str:
     if "Does not validate against" in text:
         lines = [line for line in text.splitlines() if not _NOISE.fullmatch(line)]
         text = " ".join(line.strip(" -") for line in lines)
+    if "required: dataset" in text:
+        return f"`data.dataset` (--data.dataset) must be one of {', '.join(DATASETS)}, got none."
+    if text.startswith("Expected more than 1 value per channel when training"):
+        return f"`data.batch_size` must be at least 2 in each process, for BatchNorm. {text}."
+    wanted = _LIST.search(text)
+    if wanted is not None:
+        key, value = wanted.groups()
+        return f"`{key}` (--{key}) must be a list, such as [{value}], got {value}."
+    unknown = _UNKNOWN.search(text)
+    if unknown is not None and "class_path" not in text:
+        return text + "." + did_you_mean(unknown[1], _flags(), "--")
     return text + _suggest(text, known)
+
+
+def _flags() -> list[str]:
+    """Options of the trainer's subcommands by name."""
+    groups = {"trainer": Trainer, "data": SSLDataModule, "model": SSLModule}
+    return [
+        *("config", "run_dir", "ckpt_path", "seed_everything", "model", "data", "verbose"),
+        *("predictions.path", "predictions.embeddings", "weights_only", "print_config"),
+        *(f"{group}.{name}" for group, class_ in groups.items() for name in _arguments(class_)),
+    ]
 
 
 def _suggest(text: str, known: dict[str, Any]) -> str:
@@ -118,10 +146,9 @@ def _suggest(text: str, known: dict[str, Any]) -> str:
         if not allowed:
             return ""
     else:
-        wrong, allowed = group, list(arguments)
-    near = difflib.get_close_matches(wrong, allowed, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f".{hint} Allowed: {', '.join(allowed)}."
+        # What comes from the data is refused on the command line.
+        wrong, allowed = group, [name for name in arguments if name not in LINKED]
+    return f".{did_you_mean(wrong, allowed)} Allowed: {', '.join(allowed)}."
 
 
 def _fields(argument: Parameter) -> list[str]:

@@ -7,6 +7,7 @@ from inspect import signature
 from jsonargparse import auto_cli
 
 from lightning_ssl.cli.configs import check_config, check_yaml
+from lightning_ssl.cli.hints import did_you_mean
 from lightning_ssl.cli.paths import options, take_literally
 
 
@@ -20,6 +21,14 @@ def run_function(function: Callable[..., None], name: str, args: Sequence[str]) 
     """
     arguments = signature(function).parameters.items()
     texts = {argument for argument, value in arguments if value.annotation in (str, str | None)}
+    known = [argument for argument, _ in arguments]
+    for option in options(args, texts.__contains__):
+        first = option.name.split(".")[0].removesuffix("+")
+        if option.name and first not in (*known, "config", "help", "h", "print_config"):
+            raise ValueError(
+                f"`{name}` has the options {', '.join(f'--{k}' for k in known)}, got "
+                f"'{option.typed[0]}'.{did_you_mean(option.name, known, '--')}"
+            )
     for option in options(args, (texts | {"config"}).__contains__):
         if option.name == "config" and os.path.isfile(option.value or ""):
             check_config(str(option.value))

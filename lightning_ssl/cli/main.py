@@ -5,8 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from pytorch_lightning.cli import LightningCLI
+
 from lightning_ssl.cli.errors import USER_ERRORS, error_line
 from lightning_ssl.cli.functions import run_function
+from lightning_ssl.cli.hints import did_you_mean
 from lightning_ssl.cli.trainer import SSLCLI, prepare_process, run_trainer
 
 
@@ -41,6 +44,13 @@ def run(args: Sequence[str]) -> SSLCLI | None:
         not a trainer subcommand.
     """
     known = commands()
+    if args and not args[0].startswith("-") and args[0] not in known:
+        trainer = (*LightningCLI.subcommands(), *known)
+        if args[0] not in trainer:
+            raise ValueError(
+                f"The command must be one of {', '.join(trainer)}, got '{args[0]}'."
+                f"{did_you_mean(args[0], trainer)}"
+            )
     if not args or args[0] not in known:
         return run_trainer(args, further=tuple(known))
     prepare_process()

@@ -18,8 +18,17 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter, Termination
+from lightning_ssl.callbacks.method_record import check_method, check_options
 from lightning_ssl.cli.arguments import WORDS, classes, expand
-from lightning_ssl.cli.checkpoint import DATA, LINKED, TRAINED_ON, follow_record, trained_on
+from lightning_ssl.cli.checkpoint import (
+    DATA,
+    LINKED,
+    TRAINED_ON,
+    follow_record,
+    open_checkpoint,
+    trained_on,
+)
+from lightning_ssl.cli.checks import check_fit, check_values, check_weights
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
 from lightning_ssl.cli.run_folder import (
@@ -133,6 +142,7 @@ class SSLCLI(CommandLine):
         config = self.config[self.subcommand]
         for group in ("model", "data"):
             check_nulls(group, config[group], classes().get(config[group].class_path), LINKED)
+        check_values(config)
         for flag, kind in (("progress_bar", "ProgressBar"), ("checkpointing", "Checkpoint")):
             if config.trainer[f"enable_{flag}"] is False:
                 # Lightning takes the flag and such a callback as a contradiction.
@@ -182,6 +192,20 @@ class SSLCLI(CommandLine):
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         for callback in [c for c in callbacks if isinstance(c, RunFolder)]:
             callback.hold(self.trainer)
+
+    def instantiate_classes(self) -> None:
+        """See that what was built fits the checkpoint, and the images and batches the network."""
+        super().instantiate_classes()
+        if isinstance(self.model, SSLModule):
+            config = self.config[self.subcommand]
+            path = config.get("ckpt_path")
+            if self.subcommand == "fit" and path not in WORDS:
+                checkpoint = open_checkpoint(path)
+                check_method(self.model, checkpoint, None)
+                check_options(self.model, checkpoint, LINKED)  # these the data will be asked for
+            check_weights(self.model, path)
+            if self.subcommand == "fit":
+                check_fit(self.model, self.datamodule, getattr(self.trainer, "world_size", 1))
 
     def before_fit(self) -> None:
         """Say so where the default network would meet large photos."""

@@ -343,6 +343,7 @@ class DescribedData(pl.LightningDataModule):
             check_resumed(
                 *(state_dict, self.split, self.seed, views, self._pseudo_digest),
                 self.exif_orientation if isinstance(self.source.train, FileImages) else None,
+                "seed_everything" if self.hparams["seed"] is None else "data.seed",
             )
             # Effective values: whether they were given or came from the data makes no difference.
             check_same(

@@ -103,6 +103,7 @@ def check_resumed(
     views: Sequence[str],
     pseudo_digest: str | None = None,
     exif_orientation: bool | None = None,
+    seed_flag: str = "data.seed",
 ) -> None:
     """See that a run goes on with the labelled images, order and views it began with.
 
@@ -114,6 +115,7 @@ def check_resumed(
         pseudo_digest: Digest of the pseudo-labels; None without any.
         exif_orientation: Whether photos are turned as their EXIF data say; None where there are
             no files.
+        seed_flag: Option that ``seed`` comes from, for messages.
 
     Raises:
         ValueError: If they differ.
@@ -121,7 +123,7 @@ def check_resumed(
     if record["seed"] != seed:
         raise ValueError(
             f"`ckpt_path` was trained with the data seed {record['seed']}, got {seed}: give "
-            f"--data.seed {record['seed']}."
+            f"--{seed_flag} {record['seed']}."
         )
     if record["views"] != sorted(views):
         raise ValueError(

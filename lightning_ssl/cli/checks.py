@@ -1,0 +1,154 @@
+"""Values that are refused before anything is built or trained, as nobody else refuses them well."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import nn
+
+from lightning_ssl.methods import SimCLR, SSLModule
+
+_WHOLE, _REAL = int, (int, float)
+
+# Option of the trainer to its kinds of number, smallest value, and whether that is refused itself.
+_TRAINER: dict[str, tuple[Any, float, bool]] = {
+    "max_steps": (_WHOLE, -1, False),
+    "min_steps": (_WHOLE, 0, False),
+    "max_epochs": (_WHOLE, -1, False),
+    "min_epochs": (_WHOLE, 0, False),
+    "gradient_clip_val": (_REAL, 0, False),
+    "log_every_n_steps": (_WHOLE, 0, False),
+    "val_check_interval": (_REAL, 0, True),
+    "check_val_every_n_epoch": (_WHOLE, 1, False),
+    "accumulate_grad_batches": (_WHOLE, 1, False),
+    "num_nodes": (_WHOLE, 1, False),
+    "num_sanity_val_steps": (_WHOLE, -1, False),
+    "reload_dataloaders_every_n_epochs": (_WHOLE, 0, False),
+    "limit_train_batches": (_REAL, 0, True),
+    "limit_val_batches": (_REAL, 0, False),
+    "limit_test_batches": (_REAL, 0, False),
+    "limit_predict_batches": (_REAL, 0, False),
+    "overfit_batches": (_REAL, 0, False),
+}
+_DATA: dict[str, tuple[Any, float, bool]] = {
+    "num_workers": (_WHOLE, 0, False),
+    "seed": (_WHOLE, 0, False),
+    "num_labels": (_WHOLE, 1, False),
+    "labels_per_class": (_WHOLE, 1, False),
+    "unlabeled_per_class": (_WHOLE, 1, False),
+    "classes_per_batch": (_WHOLE, 1, False),
+}
+_MOST = {"seed": 2**63 - 1}  # what a generator of torch takes
+
+
+def check_values(config: Any) -> None:
+    """Refuse numbers of the trainer and the data that are out of range.
+
+    Args:
+        config: Options of a subcommand as parsed.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for group, rules, values in (
+        ("trainer", _TRAINER, config.trainer),
+        ("data", _DATA, config.data.get("init_args") or {}),
+    ):
+        for name, (kinds, least, above) in rules.items():
+            value = values.get(name)
+            if isinstance(value, kinds) and not isinstance(value, bool):
+                _check_range(f"{group}.{name}", value, least, above, _MOST.get(name, math.inf))
+    _check_devices(config.trainer.get("devices"))
+
+
+def _check_range(name: str, value: float, least: float, above: bool, most: float) -> None:
+    if not (value > least if above else value >= least) or value > most or value == math.inf:
+        bound = f"above {least}" if above else f"at least {least}"
+        bound += f" and at most {most}" if most < math.inf else ""
+        raise ValueError(f"`{name}` (--{name}) must be {bound}, got {value}.")
+
+
+def _check_devices(devices: Any) -> None:
+    listed = devices.split(",") if isinstance(devices, str) else devices
+    listed = [listed] if isinstance(listed, int) else listed
+    try:
+        numbers = [int(part) for part in listed or []] if devices != "auto" else []
+        wrong = devices in (0, "0", "", []) or min(numbers, default=0) < -1
+    except (TypeError, ValueError):
+        wrong = True
+    if wrong:
+        raise ValueError(
+            "`trainer.devices` (--trainer.devices) must be a number of devices, a list of their "
+            f"indices such as [0, 1], -1 or 'auto' for all, got {devices!r}."
+        )
+
+
+def check_fit(model: SSLModule, data: LightningDataModule, processes: int) -> None:
+    """Refuse images and batches that the network or the loss cannot do with.
+
+    Args:
+        model: The method.
+        data: The data.
+        processes: Number of processes that share a batch.
+
+    Raises:
+        ValueError: If the network takes images of another side, or batches are too small.
+    """
+    size = getattr(data, "image_size", None)
+    patches = getattr(getattr(model, "backbone", None), "patch_embed", None)
+    wanted = getattr(patches, "img_size", None)
+    if (
+        size
+        and wanted
+        and getattr(patches, "strict_img_size", False)
+        and tuple(wanted) != (size,) * 2
+    ):
+        raise ValueError(
+            f"`data.image_size` must be {wanted[0]} for this network, got {size}: give "
+            f"--data.image_size {wanted[0]}, or the network --model.backbone_args "
+            f"'{{img_size: {size}}}'."
+        )
+    streams = getattr(model, "views", {})
+    for stream, name in (("labeled", "batch_size"), ("unlabeled", "unlabeled_batch_size")):
+        batch = getattr(data, name, None)
+        if stream not in streams or batch is None:
+            continue
+        least, why = _least_batch(model, streams, processes)
+        if batch < least:
+            raise ValueError(f"`data.{name}` must be at least {least}, got {batch}: {why}.")
+
+
+def _least_batch(model: SSLModule, streams: Any, processes: int) -> tuple[int, str]:
+    if isinstance(model, SimCLR):
+        return 2, "a view is told apart from those of other images"
+    # Over a map of features it takes its statistics from the places of one image, too.
+    alone = len(streams) == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
+    return (2 * processes, "BatchNorm needs two images in each process") if alone else (1, "")
+
+
+def check_weights(model: nn.Module, path: str | None) -> None:
+    """Refuse a checkpoint whose weights do not fit, by the first that does not.
+
+    Args:
+        model: The method.
+        path: The checkpoint; nothing is checked where it is no file.
+
+    Raises:
+        ValueError: If a weight has another shape or is missing.
+    """
+    if path is None or not Path(path).is_file():
+        return
+    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    weights = stored["state_dict"]
+    # What a method keeps besides, such as banks, it may read in its own way.
+    for name, own in model.named_parameters():
+        found = weights.get(name)
+        if found is None:
+            raise ValueError(f"`ckpt_path` '{path}' lacks the weight '{name}' of the method.")
+        if tuple(found.shape) != tuple(own.shape):
+            raise ValueError(
+                f"`ckpt_path` '{path}' has the weight '{name}' of shape {tuple(found.shape)}, the "
+                f"method one of {tuple(own.shape)}: give the options that it was trained with."
+            )

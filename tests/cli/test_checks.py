@@ -1,0 +1,186 @@
+"""Values out of range, damaged checkpoints, advice that helps."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightning_ssl.cli import main
+from lightning_ssl.cli.checkpoint import known_to_checkpoint
+from lightning_ssl.cli.errors import USER_ERRORS
+
+from runs import SMALL, fit
+
+FIXMATCH = ("fit", "--model", "FixMatch", *SMALL)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(args)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2, said
+    assert not Path("runs").exists()
+    return said[said.index("error: ") :]
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (("--trainer.gradient_clip_val", "-1"), "`trainer.gradient_clip_val`"),
+        (("--trainer.gradient_clip_val=.inf",), "`trainer.gradient_clip_val`"),
+        (("--trainer.log_every_n_steps", "-1"), "`trainer.log_every_n_steps`"),
+        (("--trainer.val_check_interval", "0"), "`trainer.val_check_interval`"),
+        (("--trainer.accumulate_grad_batches", "0"), "`trainer.accumulate_grad_batches`"),
+        (("--trainer.max_steps", "-2"), "`trainer.max_steps`"),
+        (("--trainer.limit_val_batches", "-1"), "`trainer.limit_val_batches`"),
+        (("--trainer.devices", "abc"), "`trainer.devices`"),
+        (("--trainer.devices", "0"), "`trainer.devices`"),
+        (("--trainer.devices", "[0, a]"), "`trainer.devices`"),
+        (("--data.seed", str(2**70)), "`data.seed`"),
+        (("--data.seed", "-1"), "`data.seed`"),
+        (("--data.num_workers", "-1"), "`data.num_workers`"),
+        (("--data.num_labels", "-10"), "`data.num_labels`"),
+        (
+            ("--model.backbone", "timm/vit_tiny_patch16_224", "--data.image_size", "32"),
+            "must be 224",
+        ),
+    ],
+)
+def test_a_value_out_of_range(
+    args: tuple[str, ...], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = fails(capsys, *FIXMATCH, *args)
+    assert part in said
+    assert "got " in said
+
+
+def test_a_contrast_needs_two_images(capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, "fit", "--model", "SimCLR", *SMALL, "--data.unlabeled_batch_size", "1")
+    assert "`data.unlabeled_batch_size` must be at least 2, got 1" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (("fit",), ("`--model`", "--data.dataset", "`-c`")),
+        (("fit", "--model", "FixMatch"), ("`data.dataset`", "digits, cifar10", "got none")),
+        (("fit", "--model", "FixMach"), ("Did you mean 'FixMatch'?",)),
+        (("fit", "-c", "fixmach"), ("Did you mean 'fixmatch'?",)),
+        (("fitt",), ("'fitt'", "compare", "pseudo-label", "Did you mean 'fit'?")),
+        (("pseudo_label",), ("Did you mean 'pseudo-label'?",)),
+        (("compare", "--labels", "20"), ("`labels`", "a list, such as [20], got 20")),
+        (("compare", "--label", "[20]"), ("`compare` has the options --labels", "'--labels'?")),
+        ((*FIXMATCH, "--trainer.max_stepz", "3"), ("Did you mean '--trainer.max_steps'?",)),
+        ((*FIXMATCH, "--trainr.max_steps", "3"), ("Did you mean '--trainer.max_steps'?",)),
+        ((*FIXMATCH, "--run_dri", "a"), ("Did you mean '--run_dir'?",)),
+        ((*FIXMATCH, "--dat.root", "a"), ("Did you mean '--data.root'?",)),
+    ],
+)
+def test_advice(
+    args: tuple[str, ...], parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = fails(capsys, *args)
+    assert [part for part in parts if part not in said] == [], said
+
+
+def test_refused_options_are_not_called_allowed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, *FIXMATCH, "--model.zzz", "1")
+    assert "Allowed: " in said
+    assert "num_classes" not in said
+    assert "class_counts" not in said
+
+
+def test_the_seed_that_the_data_seed_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("Supervised", "a", 1)
+    for flags, advice in (
+        (("--seed_everything", "5"), "give --seed_everything 0."),
+        (("--data.seed", "5"), "give --data.seed 0."),
+    ):
+        said = fails(capsys, "fit", "--model", "Supervised", *SMALL, "--run_dir", "a",
+                     "--ckpt_path", "last", "--trainer.max_steps", "2", *flags)  # fmt: skip
+        assert advice in said
+
+
+def changed(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def apply(checkpoint: Any) -> Any:
+        change(checkpoint)
+        return checkpoint
+
+    return apply
+
+
+def record(**values: Any) -> Callable[[Any], Any]:
+    return changed(lambda checkpoint: checkpoint["SSLDataModule"].update(values))
+
+
+def wrong_shape(checkpoint: Any) -> None:
+    weights = checkpoint["state_dict"]
+    name = next(name for name, value in weights.items() if value.ndim == 4)
+    weights[name] = weights[name][:, :1]
+
+
+DAMAGES = [
+    (lambda _: [1, 2], "a list"),
+    (lambda _: {}, "`state_dict`"),
+    (changed(lambda c: c.pop("state_dict")), "`state_dict`"),
+    (changed(wrong_shape), "of shape"),
+    (changed(lambda c: c["state_dict"].pop(next(iter(c["state_dict"])))), "lacks the weight"),
+    (changed(lambda c: c.update(SSLDataModule=3)), "`SSLDataModule` must be a dict"),
+    (changed(lambda c: c["SSLDataModule"].pop("classes")), "lacks `classes`"),
+    (record(classes="abc"), "`classes` of the data must be a list of names"),
+    (record(mean=[0.5]), "`mean` of the data"),
+    (record(std=[0.5, 0.0, 0.5]), "`std` of the data"),
+    (record(image_size=-3), "`image_size` of the data"),
+    (record(labeled=[1, 2]), "`labeled` of the data"),
+    (changed(lambda c: c.update(method=7)), "`method` must be a class path"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("whole")
+    fit("Supervised", str(folder), 1)
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_damaged_checkpoint(whole: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(whole, "whole.ckpt")
+    for change, part in DAMAGES:
+        torch.save(change(torch.load("whole.ckpt", weights_only=True)), "a.ckpt")
+        said = fails(capsys, "test", "--ckpt_path", "a.ckpt")
+        assert "'a.ckpt'" in said
+        assert part in said
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+KEYS = ["SSLDataModule", "hyper_parameters", "datamodule_hyper_parameters", "seed", "method"]
+FORM = ["classes", "image_size", "in_channels", "mean", "std", "labeled", "val", "seed", "views"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(key=st.sampled_from([*KEYS, *FORM]), value=plain, content=st.none() | plain)
+def test_any_checkpoint(whole: Any, key: str, value: Any, content: Any) -> None:
+    checkpoint = {**whole, "SSLDataModule": dict(whole["SSLDataModule"])}
+    (checkpoint if key in KEYS else checkpoint["SSLDataModule"])[key] = value
+    torch.save(content if content is not None else checkpoint, "any.ckpt")
+    for predict in (True, False):
+        try:
+            assert isinstance(known_to_checkpoint("any.ckpt", predict), dict)
+        except USER_ERRORS as error:
+            assert "'any.ckpt'" in str(error)  # noqa: PT017  either is right
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.binary(max_size=60))
+def test_any_bytes_as_a_checkpoint(content: bytes) -> None:
+    Path("any.ckpt").write_bytes(content)
+    with pytest.raises(USER_ERRORS, match=r"'any\.ckpt'"):
+        known_to_checkpoint("any.ckpt", predict=True)
