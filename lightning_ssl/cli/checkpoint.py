@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,19 +58,18 @@ def trained_on(path: str) -> dict[str, Any]:
     return {name: arguments[name] for name in TRAINED_ON if name in arguments}
 
 
-def follow_record(data: Any, run_dir: str) -> None:
-    """Let a run that goes on by ``--ckpt_path last`` see its images as it did.
+def follow_record(data: Any, path: str) -> None:
+    """Let a run that goes on from its folder see its images as it did.
 
     Defaults may have changed since it began: which size, which order of classes, which side is up.
 
     Args:
         data: Options of the data as parsed, with ``init_args``; what they leave open is filled in.
-        run_dir: Folder of the run.
+        path: The checkpoint.
     """
-    last = Path(run_dir, "checkpoints", "last.ckpt")
-    if data.get("class_path") != DATA or not last.is_file():
+    if data.get("class_path") != DATA:
         return
-    record = open_checkpoint(str(last)).get(DATA.rpartition(".")[2])
+    record = open_checkpoint(path).get(DATA.rpartition(".")[2])
     if record is None:
         return
     given = data["init_args"]

@@ -148,8 +148,6 @@ class SSLCLI(CommandLine):
                 # Lightning takes the flag and such a callback as a contradiction.
                 given = config.trainer.callbacks or []
                 config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
-        if config.ckpt_path == "last" and config.run_dir:
-            follow_record(config.data, config.run_dir)
         if self.subcommand == "fit":
             self._prepare_fit(config)
         else:
@@ -179,9 +177,11 @@ class SSLCLI(CommandLine):
         self._held.callback(lock.release)
         if is_writer():
             lock.acquire(create=False)
-        self.save_config_kwargs = {"record": make_record(config), "lock": lock}
         if config.ckpt_path in (None, "last", "best"):
             config.ckpt_path = find_checkpoint(config.run_dir, config.ckpt_path)
+            if config.ckpt_path is not None:
+                follow_record(config.data, config.ckpt_path)
+        self.save_config_kwargs = {"record": make_record(config), "lock": lock}
         config.weights_only = config.weights_only is not False  # unpickling is asked for
 
     def after_instantiate_classes(self) -> None:

@@ -17,10 +17,10 @@ from lightning_ssl.data.pseudo.labels import (
     read_pseudo_labels,
 )
 from lightning_ssl.data.record import (
-    FORM,
     WALK,
     check_classes,
     check_resumed,
+    check_walk,
     digest,
     make_record,
 )
@@ -30,7 +30,7 @@ from lightning_ssl.data.sources.named import follows_exif, open_source, prepare_
 from lightning_ssl.data.splits.files import LabeledImages
 from lightning_ssl.data.splits.make import Split, make_split
 from lightning_ssl.files import printable
-from lightning_ssl.records import NOT_PLAIN, check_same, plain
+from lightning_ssl.records import NOT_PLAIN, plain
 from lightning_ssl.seeding import global_seed
 
 
@@ -345,8 +345,4 @@ class DescribedData(pl.LightningDataModule):
                 self.exif_orientation if isinstance(self.source.train, FileImages) else None,
                 "seed_everything" if self.hparams["seed"] is None else "data.seed",
             )
-            # Effective values: whether they were given or came from the data makes no difference.
-            check_same(
-                "data", {n: state_dict[n] for n in FORM if n in state_dict}, self.state_dict()
-            )
-            check_same("data", state_dict.get("options", {}), self.hparams)
+            check_walk(state_dict, self.state_dict(), self.hparams)

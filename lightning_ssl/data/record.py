@@ -1,14 +1,14 @@
 """What a checkpoint keeps of the data, and the check that it belongs to it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_ssl.data.splits.make import Split
-from lightning_ssl.records import plain
+from lightning_ssl.records import check_same, plain
 
 FORM = ("image_size", "in_channels", "mean", "std")
 """What of the record says what an image is."""
@@ -155,3 +155,18 @@ def check_resumed(
             "column and threshold choose now; give the split.json of its run as "
             "`data.pseudo_labels`."
         )
+
+
+def check_walk(record: dict[str, Any], now: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """See that a run goes on with the form of its images, and as it walks them.
+
+    Args:
+        record: What :func:`make_record` returned when it began.
+        now: What it returns now: whether a value was given or came from the data is all the same.
+        options: Those of the data.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    check_same("data", {name: record[name] for name in FORM if name in record}, now)
+    check_same("data", record.get("options", {}), options)
