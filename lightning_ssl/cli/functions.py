@@ -20,23 +20,31 @@ def run_function(function: Callable[..., None], name: str, args: Sequence[str]) 
         args: Its options.
     """
     arguments = signature(function).parameters.items()
+    own = {argument for argument, _ in arguments}
     texts = {argument for argument, value in arguments if value.annotation in (str, str | None)}
-    known = [argument for argument, _ in arguments]
-    for option in options(args, texts.__contains__):
-        first = option.name.split(".")[0].removesuffix("+")
-        if option.name and first not in (*known, "config", "help", "h", "print_config"):
+    literal = (texts | {"config"}).__contains__
+
+    def is_known(option: str) -> bool:
+        return option.split(".")[0].removesuffix("+") in own | {
+            "config",
+            "print_config",
+            "help",
+            "h",
+        }
+
+    for option in options(args, literal, is_known):
+        if option.name and not is_known(option.name):
             raise ValueError(
-                f"`{name}` has the options {', '.join(f'--{k}' for k in known)}, got "
-                f"'{option.typed[0]}'.{did_you_mean(option.name, known, '--')}"
+                f"`{name}` has the options {', '.join(f'--{known}' for known, _ in arguments)}, "
+                f"got '{option.typed[0]}'.{did_you_mean(option.name, own, '--')}"
             )
-    for option in options(args, (texts | {"config"}).__contains__):
         if option.name == "config" and os.path.isfile(option.value or ""):
             check_config(str(option.value))
         elif option.value is not None and option.name not in texts:
             check_yaml(option.value, f"`--{option.name}`")
     auto_cli(
         function,
-        args=take_literally(args, (texts | {"config"}).__contains__),
+        args=take_literally(args, literal, is_known),
         as_positional=False,
         prog=f"lightning-ssl {name}",
         exit_on_error=False,

@@ -48,7 +48,11 @@ class Option(NamedTuple):
     value: str | None = None
 
 
-def options(args: Sequence[str], literal: Callable[[str], bool] = is_path) -> Iterator[Option]:
+def options(
+    args: Sequence[str],
+    literal: Callable[[str], bool] = is_path,
+    known: Callable[[str], bool] | None = None,
+) -> Iterator[Option]:
     """Split arguments into options with their values.
 
     Only what begins like a flag is one, so that an equals sign inside a path cuts nothing, and the
@@ -57,6 +61,7 @@ def options(args: Sequence[str], literal: Callable[[str], bool] = is_path) -> It
     Args:
         args: Arguments as typed.
         literal: Whether an option, by its name, takes any text for its value.
+        known: Whether a name is an option's; None for any name. What is none is text.
     """
     position = 0
     while position < len(args):
@@ -68,32 +73,40 @@ def options(args: Sequence[str], literal: Callable[[str], bool] = is_path) -> It
             yield Option((arg,))
         elif equals:
             yield Option((arg,), name, value)
-        elif position < len(args) and _is_value(args[position], literal(name)):
+        elif position < len(args) and _is_value(args[position], literal(name), known):
             yield Option((arg, args[position]), name, args[position])
             position += 1
         else:
             yield Option((arg,), name)
 
 
-def _is_value(arg: str, literal: bool) -> bool:
+def _is_value(arg: str, literal: bool, known: Callable[[str], bool] | None) -> bool:
     if not arg.startswith("-"):
         return True
     # `-1` is a number; `-c` and `--flag` are what one may forget a value in front of.
-    return literal and arg not in (*_SHORT, "-h") and not (arg[:2] == "--" and _FLAG.fullmatch(arg))
+    if not literal or arg in (*_SHORT, "-h"):
+        return False
+    name = arg.partition("=")[0].lstrip("-")
+    return arg[:2] != "--" or not _FLAG.fullmatch(arg) or not (known is None or known(name))
 
 
-def take_literally(args: Sequence[str], literal: Callable[[str], bool] = is_path) -> list[str]:
+def take_literally(
+    args: Sequence[str],
+    literal: Callable[[str], bool] = is_path,
+    known: Callable[[str], bool] | None = None,
+) -> list[str]:
     """Write options so that the parser, which reads values as YAML, takes paths as they are.
 
     Args:
         args: Arguments as typed.
         literal: Whether an option, by its name, takes any text for its value.
+        known: See :func:`options`.
 
     Returns:
         The same options; ``~`` is the home folder in paths, as for a shell that saw them alone.
     """
     out: list[str] = []
-    for option in options(args, literal):
+    for option in options(args, literal, known):
         if option.value in (None, "", "null") or not literal(option.name):
             out += option.typed
         elif is_path(option.name):

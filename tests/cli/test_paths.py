@@ -75,8 +75,11 @@ def test_another_command(name: str, meant: str, form: str) -> None:
 
     found: list[str | None] = []
     run_function(command, "command", typed(form, ("ckpt_path", name), ("root", name)))
-    run_function(command, "command", typed(form, ("ckpt_path", name), ("options", "-c -x=1")))
-    assert found == [meant, meant, "", meant, None, "-c -x=1"]
+    assert found == [meant, meant, ""]
+    for text in ("-c -x=1", "--data.seed=1", "--data.root 'a b'"):
+        found.clear()
+        run_function(command, "command", typed(form, ("ckpt_path", name), ("options", text)))
+        assert found == [meant, None, text]
 
 
 def test_a_forgotten_value_is_not_the_next_flag(capsys: pytest.CaptureFixture[str]) -> None:
