@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -19,42 +20,56 @@ import lightning_ssl
 from lightning_ssl import methods
 from lightning_ssl.cli import run
 from lightning_ssl.cli.configs import CONFIGS
+from lightning_ssl.cli.errors import parameters
 from lightning_ssl.methods import SSLModule
+from lightning_ssl.methods.families import WeakStrongModule
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightning_ssl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Room of the package to the rooms it may import besides itself; a room is a folder or a module, and
-# a module is in the innermost room that is named here. `data` and `methods` never meet.
-LEAVES = {"types", "seeding", "distributed", "checks", "files", "records", "lightning_private"}
+# Room of the package to the rooms it imports besides itself; a room is a folder or a module, and a
+# module is in the innermost room that is named here. `data` and `methods` never meet.
+LEAVES = ("types", "seeding", "distributed", "checks", "files", "records", "lightning_private")
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
-    "losses": {"types"},
+    "losses": set(),
     "state": {"types", "distributed", "checks", "losses"},
-    "augment": {"types", "seeding", "checks", "state"},
-    "models": {"types"},
-    "optim": {"types"},
-    "evaluation": {"types", "checks", "losses", "augment"},
-    "callbacks": LEAVES | {"optim", "evaluation"},
-    "data": LEAVES - {"distributed"} | {"augment"},
-    "methods.base": LEAVES
-    | {"losses", "state", "augment", "models", "optim", "evaluation", "callbacks"},
-    "methods.draws": LEAVES | {"losses", "augment", "models"},
-    "methods.corrections": LEAVES | {"losses", "state", "models", "optim", "methods.base"},
-    "methods.families": LEAVES
+    "augment": {"seeding", "checks", "state"},
+    "models": set(),
+    "optim": set(),
+    "evaluation": {"checks", "losses", "augment"},
+    "callbacks": {"seeding", "checks", "files", "records", "lightning_private"}
+    | {"optim", "evaluation"},
+    "data.text": set(),
+    "data.orders": {"seeding"},
+    "data.plan": {"data.orders"},
+    "data.sources": {"files", "data.text"},
+    "data.splits": {"seeding", "files", "data.text", "data.sources"},
+    "data.pseudo": {"files", "data.text", "data.splits"},
+    "data.loading": {"types", "seeding", "lightning_private", "augment"}
+    | {"data.plan", "data.sources", "data.splits"},
+    "data": {"types", "seeding", "checks", "files", "records", "augment"}
+    | {"data.orders", "data.plan", "data.sources", "data.splits", "data.pseudo", "data.loading"},
+    "methods.base": {"types", "seeding", "distributed", "lightning_private"}
+    | {"losses", "models", "optim", "evaluation", "callbacks"},
+    "methods.draws": {"types", "seeding", "distributed", "checks", "lightning_private"}
+    | {"losses", "augment", "models"},
+    "methods.corrections": {"checks", "losses", "state", "models", "optim", "methods.base"},
+    "methods.families": {"types", "distributed", "checks", "lightning_private"}
     | {"losses", "state", "models", "evaluation", "callbacks"}
     | {"methods.base", "methods.corrections"},
-    "methods": LEAVES
+    "methods": {"types", "distributed", "checks"}
     | {"losses", "state", "augment", "models", "optim", "evaluation"}
     | {"methods.base", "methods.draws", "methods.corrections", "methods.families"},
-    "cli.trainer": LEAVES | {"__init__", "models", "callbacks", "data", "methods", "cli"},
-    "cli": LEAVES | {"optim", "models", "callbacks", "data", "methods"},
-    "commands": LEAVES
-    | {"losses", "augment", "models", "evaluation", "callbacks", "data", "methods"}
-    | {"cli", "cli.trainer"},
+    "cli": {"files", "optim", "callbacks", "data", "data.sources", "methods"},
+    "cli.trainer": {"__init__", "files", "lightning_private", "models", "callbacks"}
+    | {"methods", "cli"},
+    "commands": {"seeding", "checks", "files"}
+    | {"losses", "augment", "models", "evaluation", "callbacks", "methods", "cli", "cli.trainer"}
+    | {"data", "data.sources", "data.splits", "data.pseudo", "data.loading"},
     # The entry points; nothing imports them but each other, see `test_nobody_imports_the_entry`.
-    "cli.main": LEAVES | {"cli", "cli.trainer", "commands"},
+    "cli.main": {"cli", "cli.trainer", "commands"},
     "cli.__init__": {"cli.main", "cli.trainer"},
     "__main__": {"cli.main"},
     "__init__": set(),
@@ -86,7 +101,9 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
             found |= {module_of(node.module or "", alias.name) for alias in node.names}
-    return {name for name in found if name}
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("lightning_ssl."):
+            found.add(node.value.removeprefix("lightning_ssl."))  # for `import_module` and `-m`
+    return {name for name in found if name in NAMES}
 
 
 def module_of(module: str, name: str) -> str:
@@ -111,7 +128,7 @@ def test_a_module_imports_what_its_room_may(name: str) -> None:
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of modules that import each other, by what each of them reaches."""
+    """Groups of modules that import each other, each once."""
     reached = {name: set(others) for name, others in graph.items()}
     while True:
         wider = {
@@ -119,8 +136,14 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
             for name, others in reached.items()
         }
         if wider == reached:
-            return [sorted(reached[name]) for name in graph if name in reached[name]]
+            break
         reached = wider
+    found = {
+        tuple(sorted(other for other in reached[name] if name in reached[other]))
+        for name in graph
+        if name in reached[name]
+    }
+    return [list(group) for group in sorted(found)]
 
 
 def test_no_circle() -> None:
@@ -132,7 +155,8 @@ def test_no_circle() -> None:
 
 
 def test_a_circle_would_be_found() -> None:
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})[0] == ["a", "b", "c"]
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "e"}, "d": {"a"}, "e": set()}
+    assert circles(graph) == [["a", "b", "c"]]
 
 
 def test_nobody_imports_the_entry() -> None:
@@ -140,8 +164,18 @@ def test_nobody_imports_the_entry() -> None:
         assert GRAPH[name] & ENTRY == set(), name
 
 
-def test_every_room_is_there() -> None:
+def test_every_room_is_there_and_every_folder_is_one() -> None:
     assert {room_of(name) for name in GRAPH} == set(MAY_IMPORT)
+    folders = {name.removesuffix(".__init__") for name in GRAPH if name.endswith(".__init__")}
+    assert folders <= set(MAY_IMPORT)
+
+
+def test_no_allowance_is_unused() -> None:
+    used: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    for name, others in GRAPH.items():
+        used[room_of(name)] |= {room_of(other) for other in others}
+    unused = {room: MAY_IMPORT[room] - used[room] for room in used}
+    assert {room: rooms for room, rooms in unused.items() if rooms} == {}
 
 
 METHODS = [getattr(methods, name) for name in methods.__all__]
@@ -160,13 +194,36 @@ def test_the_methods_folder_lists_methods() -> None:
     assert files == {m.__module__.rpartition(".")[2] for m in METHODS if m is not SSLModule}
 
 
-# Words of a decision that belongs to the object that was composed in.
-BRANCHES = re.compile(r"\bif [^\n]*(imbalance|unbalanced|correction|isinstance|type\()")
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_no_method_branches_on_a_correction(method: Any) -> None:
+    for class_ in (c for c in method.__mro__ if c.__module__.startswith("lightning_ssl.methods.")):
+        if class_ in (SSLModule, WeakStrongModule):  # whose constructors say who takes one
+            continue
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(class_)))):
+            if isinstance(node, ast.If | ast.IfExp | ast.While | ast.Match | ast.BoolOp):
+                decided = getattr(node, "test", getattr(node, "subject", node))
+                names = {getattr(n, "attr", getattr(n, "id", "")) for n in ast.walk(decided)}
+                assert names.isdisjoint({"imbalance", "unbalanced", "correction"})
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
-def test_no_step_branches_on_a_correction(method: Any) -> None:
-    assert BRANCHES.findall(inspect.getsource(method.training_step)) == []
+def test_a_method_with_pseudo_labels_takes_a_correction_or_says_why_not(method: Any) -> None:
+    source = "" if method is SSLModule else inspect.getsource(sys.modules[method.__module__])
+    if ("log_pseudo" in source and '"weak"' in source) or issubclass(method, WeakStrongModule):
+        takes = "imbalance" in parameters(method) and not method.no_correction
+        assert takes == (method.no_correction is None)
+
+
+def test_what_one_has_to_read() -> None:
+    """The bounds of docs/design.md, counted by benchmarks/reading.py."""
+    path = ROOT / "benchmarks" / "reading.py"
+    printed = start(str(path), cwd=ROOT)
+    rows = {
+        row[0]: row[1:] for row in re.findall(r"\| (\w+) \| (\S+) \| (\S+) \| (\S+) \|", printed)
+    }
+    assert float(rows["FixMatch"][0]) <= 15
+    assert float(rows["ReMixMatch"][0]) <= 35
+    assert float(rows["median"][2]) <= 4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -240,7 +297,10 @@ def test_configs_parse(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert keys(yaml.safe_load(path.read_text())) <= printed
 
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{page}.md" for page in ("README", "CHANGELOG", "CONTRIBUTING")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

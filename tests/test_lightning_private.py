@@ -122,3 +122,14 @@ def test_no_other_class_takes_a_name_by_inheritance() -> None:
 def test_a_name_taken_by_inheritance_would_be_found() -> None:
     hooks = {"_update_metrics", "_get_train_description"}
     assert taken_over(ALLOWED) == hooks | {"_parse_ckpt_path", "_set_seed", "_run_subcommand"}
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_no_private_name_of_lightning_is_imported(module: str) -> None:
+    found = set()
+    for node in ast.walk(TREES[module]):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name for name in modules if name.startswith(LIGHTNING) and "._" in name}
+    assert found == set()

@@ -46,9 +46,9 @@ def expand(args: Sequence[str]) -> list[str]:
         _check_field(option.name)
         if option.name == "model" and option.value is not None:
             _check_method(option.value)
-    if {"model", "config", "ckpt_path", "help", "h", "print_config"}.isdisjoint(
-        option.name for option in given
-    ):
+    sources = {"model", "model.class_path", "config", "ckpt_path", "help", "h", "print_config"}
+    is_subcommand = bool(args) and not args[0].startswith("-")
+    if is_subcommand and sources.isdisjoint(option.name for option in given):
         raise ValueError(
             "A method and data are needed: `--model` with --data.dataset, `-c` with a config of "
             "each (such as -c fixmatch -c cifar10), or `--ckpt_path` of a run, got none of them."

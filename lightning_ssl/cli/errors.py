@@ -141,6 +141,9 @@ def _suggest(text: str, known: dict[str, Any]) -> str:
     arguments = _arguments(known[found[1]])
     wrong = f"{found[2]}.{found[3]}" if found[2] else found[3]
     group, dot, _ = wrong.partition(".")
+    why = getattr(known[found[1]], "no_correction", None)
+    if why and group in ("imbalance", "imbalance_args"):
+        return f": a method {why} takes no correction for imbalanced classes."
     if dot and group in arguments:
         allowed = [f"{group}.{name}" for name in _fields(arguments[group])]
         if not allowed:

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter, Termination
+from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.callbacks.method_record import check_method, check_options
 from lightning_ssl.cli.arguments import WORDS, classes, expand
 from lightning_ssl.cli.checkpoint import (
@@ -189,8 +190,7 @@ class SSLCLI(CommandLine):
         if self.only_parses:
             return
         self.trainer.callbacks.append(Termination())  # type: ignore[attr-defined]
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        for callback in [c for c in callbacks if isinstance(c, RunFolder)]:
+        for callback in find_callbacks(self.trainer, RunFolder):
             callback.hold(self.trainer)
 
     def instantiate_classes(self) -> None:

@@ -12,9 +12,9 @@ from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.checks import check_count
 from lightning_ssl.data.described import DescribedData
-from lightning_ssl.data.loading.draw import DrawViews
 from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
+from lightning_ssl.data.loading.views import DrawViews
 from lightning_ssl.data.orders import Balanced, Order, Shuffled, Stratified
 from lightning_ssl.data.plan import Plan, describe_run
 from lightning_ssl.data.sources.depth import warn_of_few_levels

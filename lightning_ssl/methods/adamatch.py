@@ -63,6 +63,7 @@ class AdaMatch(WeakStrongModule):
         window: int = 128,
         simple: bool = False,
         ramp: float = 0.5,
+        *,
         temperature: float | None = None,
         **kwargs: Any,
     ) -> None:

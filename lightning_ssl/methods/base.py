@@ -65,6 +65,9 @@ class SSLModule(pl.LightningModule, ABC):
     labeled_order: ClassVar[str] = "shuffled"
     """Order of the labelled images where ``data.labeled_order`` does not say."""
 
+    no_correction: ClassVar[str | None] = None
+    """Why a method with pseudo-labels takes no correction for imbalanced classes."""
+
     _batch_size = 1  # of labelled images, for the weights of logged means
 
     def __init__(

@@ -50,6 +50,8 @@ class CRMatch(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    no_correction = "whose features learn beside the logits"
+
     views = WEAK_STRONG
     """A weak view of every image, and a strong one of the unlabelled images."""
 

@@ -61,6 +61,7 @@ class Dash(WeakStrongModule):
         rho_scale: float = 1.0001,
         rho_min: float = 0.05,
         temperature: float = 0.5,
+        *,
         official: bool = False,
         **kwargs: Any,
     ) -> None:

@@ -34,6 +34,10 @@ class DeFixMatch(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    no_correction = (
+        "whose loss is unbiased only where labelled and unlabelled images are treated alike"
+    )
+
     def __init__(
         self, num_classes: int, threshold: float = 0.95, lambda_u: float = 0.5, **kwargs: Any
     ) -> None:

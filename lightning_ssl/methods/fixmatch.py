@@ -38,6 +38,7 @@ class FixMatch(WeakStrongModule):
         self,
         num_classes: int,
         threshold: float = 0.95,
+        *,
         temperature: float | None = None,
         **kwargs: Any,
     ) -> None:

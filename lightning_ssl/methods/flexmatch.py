@@ -55,6 +55,7 @@ class FlexMatch(WeakStrongModule):
         threshold: float = 0.95,
         mapping: Mapping = "convex",
         warmup: bool = True,
+        *,
         temperature: float | None = None,
         align: bool = False,
         decay: float = 0.999,

@@ -48,6 +48,7 @@ class FreeMatch(WeakStrongModule):
         lambda_fairness: float = 0.001,
         decay: float = 0.99,
         clip: tuple[float, float] = (0.0, 1.0),
+        *,
         clip_classes: bool = True,
         temperature: float | None = None,
         **kwargs: Any,

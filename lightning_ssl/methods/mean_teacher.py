@@ -35,6 +35,8 @@ class MeanTeacher(TeacherModule):
         ValueError: If an argument is outside its range.
     """
 
+    no_correction = "whose teacher is the average, not a weak view"
+
     views = WEAK_PAIR
     """A weak view of each labelled image, two of each unlabelled one."""
 
@@ -50,7 +52,7 @@ class MeanTeacher(TeacherModule):
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
         x, u = as_batch(batch)[1:]
         first, second = u.views["weak"].split(1)
-        probs = softmax(self.teach(first[0], training=True))
+        probs = softmax(self.teacher_logits(first[0], training=True))
         (logits_x,), (logits_u,) = self.forward_together(x.views["weak"], second)
         loss_x = cross_entropy(logits_x, x.target)
         loss_u = squared_error(logits_u, probs)

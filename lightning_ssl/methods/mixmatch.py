@@ -46,6 +46,8 @@ class MixMatch(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    no_correction = "which mixes all views, with and without label"
+
     def __init__(
         self,
         num_classes: int,

@@ -32,6 +32,8 @@ class PiModel(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    no_correction = "in which a view learns from one like it"
+
     views = WEAK_PAIR
     """A weak view of each labelled image, two of each unlabelled one."""
 

@@ -41,6 +41,8 @@ class PseudoLabel(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    no_correction = "in which a view teaches itself"
+
     views = WEAK
     """A weak view of every image."""
 

@@ -1,6 +1,6 @@
 """ReFixMatch: FixMatch that also learns from the predictions it is not confident of."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -35,9 +35,7 @@ class ReFixMatch(WeakStrongModule):
         ValueError: If an argument is outside its range.
     """
 
-    no_correction: ClassVar[str | None] = (
-        "which learns from logits, where corrections give probabilities"
-    )
+    no_correction = "which learns from logits, where corrections give probabilities"
 
     def __init__(
         self,

@@ -149,7 +149,7 @@ class ReMixMatch(TeacherModule):
 
     def _learn_magnitudes(self, labeled: Samples) -> None:
         if self.ctaugment is not None:
-            learn_magnitudes(self.ctaugment, labeled, partial(self.teach, training=False))
+            learn_magnitudes(self.ctaugment, labeled, partial(self.teacher_logits, training=False))
             self.log("train/usable_bins", self.ctaugment.usable())
 
     def _rotation_loss(self, images: Tensor) -> Tensor:

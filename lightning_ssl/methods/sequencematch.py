@@ -40,6 +40,8 @@ class SequenceMatch(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    no_correction = "which learns from logits, where corrections give probabilities"
+
     def __init__(
         self,
         num_classes: int,

@@ -49,6 +49,7 @@ class SoftMatch(WeakStrongModule):
         num_classes: int,
         n_sigma: float = 2.0,
         decay: float = 0.99,
+        *,
         temperature: float | None = None,
         align_to: AlignTo = "uniform",
         **kwargs: Any,

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_ssl.data.splits.draw import Counts, check_tail, draw, long_tail, share, small_dtype
 from lightning_ssl.data.splits.files import (
     Names,
     Split,
@@ -17,6 +16,7 @@ from lightning_ssl.data.splits.files import (
     read_labels,
     save_split,
 )
+from lightning_ssl.data.splits.select import Counts, check_tail, draw, long_tail, share, small_dtype
 
 __all__ = ["Split", "label_counts", "load_split", "make_split", "save_split", "val_counts"]
 

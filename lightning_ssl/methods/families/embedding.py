@@ -34,6 +34,8 @@ class EmbeddingModule(SSLModule, ABC):
         ValueError: If an argument is outside its range.
     """
 
+    no_correction = "which makes classes equally frequent itself"
+
     def __init__(
         self,
         num_classes: int,

@@ -39,7 +39,7 @@ class TeacherModule(SSLModule, ABC):
         raise RuntimeError("There is an average only while a trainer fits the method.")
 
     @torch.no_grad()
-    def teach(self, images: Tensor, training: bool) -> Tensor:
+    def teacher_logits(self, images: Tensor, training: bool) -> Tensor:
         """Logits of the teacher.
 
         Args:

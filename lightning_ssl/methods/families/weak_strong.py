@@ -2,7 +2,7 @@
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,9 +54,6 @@ class WeakStrongModule(SSLModule, ABC):
             unknown, or the method takes none.
     """
 
-    no_correction: ClassVar[str | None] = None
-    """Why the method takes no correction; None where it takes one."""
-
     def __init__(
         self,
         num_classes: int,
@@ -90,9 +87,10 @@ class WeakStrongModule(SSLModule, ABC):
         """
         features, target = self.embed_views(batch), batch.labeled.target
         logits_x, logits_weak, logits_strong = map(self.head, features)
+        probs = self.imbalance.teach(logits_weak, target, self)  # first: what learns asks for it
         return Predictions(
             self.imbalance.labeled(logits_x),
-            self.imbalance.teach(logits_weak, target, self),
+            probs,
             self.imbalance.learn(logits_strong),
             self.imbalance.losses(lambda: features, target, self),
         )

@@ -11,9 +11,9 @@ from torchvision.transforms import functional as tv
 
 from lightning_ssl.augment import Views, preset
 from lightning_ssl.data.loading import fetch as fetch_module
-from lightning_ssl.data.loading.draw import DrawViews
 from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.loading.loader import TrainLoader
+from lightning_ssl.data.loading.views import DrawViews
 from lightning_ssl.data.orders import Shuffled
 from lightning_ssl.data.plan import Plan
 from lightning_ssl.data.sources.images import (

@@ -10,8 +10,8 @@ import torch
 from lightning_ssl.data import SSLDataModule, from_arrays
 from lightning_ssl.data.pseudo.table import PseudoTable, write_table
 from lightning_ssl.data.record import check_resumed
-from lightning_ssl.data.splits.draw import long_tail
 from lightning_ssl.data.splits.make import Split, label_counts, load_split, make_split, save_split
+from lightning_ssl.data.splits.select import long_tail
 from lightning_ssl.methods import FixMatch
 
 BALANCED = torch.arange(2000) * 7 % 10  # 200 images of each of 10 classes, interleaved

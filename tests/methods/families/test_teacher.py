@@ -67,8 +67,8 @@ class Taught(Callback):
             return
         self.images = batch.unlabeled.views["weak"][0]
         self.before = copy.deepcopy(module.teacher)
-        self.batch = module.teach(self.images, training=True)
-        self.running = module.teach(self.images, training=False)
+        self.batch = module.teacher_logits(self.images, training=True)
+        self.running = module.teacher_logits(self.images, training=False)
         self.after = copy.deepcopy(module.teacher)
         self.optimized = {
             id(p) for g in trainer.optimizers[0].param_groups for p in g["params"]
@@ -106,14 +106,14 @@ def test_a_step_leaves_its_statistics_to_the_pupil():
 def answers(run_dir, *args):
     """What the teacher says in each step of a run of the command line."""
     said: list[Tensor] = []
-    teach = MeanTeacher.teach
+    teach = MeanTeacher.teacher_logits
 
     def keep(self, images, training):
         said.append(teach(self, images, training))
         return said[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MeanTeacher, "teach", keep)
+        patch.setattr(MeanTeacher, "teacher_logits", keep)
         callbacks = ("--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",
                      "--trainer.callbacks.filename", "each",
                      "--trainer.callbacks.every_n_train_steps", "1")  # fmt: skip

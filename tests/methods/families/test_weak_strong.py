@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_ssl import methods
 from lightning_ssl.methods import FixMatch
 from lightning_ssl.types import Batch, Samples
 
@@ -79,3 +80,22 @@ def test_a_separate_weak_pass_is_normalised_by_itself_and_leaves_statistics_alon
 def test_errors_name_argument_and_value(value):
     with pytest.raises(ValueError, match=f"`lambda_u` must be at least 0, got {value}"):
         make(lambda_u=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("FixMatch", (0.95, 1.0)),
+        ("SoftMatch", (2.0, 0.99, 1.0)),
+        ("FreeMatch", (0.001, 0.99, (0.0, 1.0), 1.0)),
+        ("FlexMatch", (9, 0.95, "convex", True, 1.0)),
+        ("AdaMatch", (0.9, 0.99, 128, False, 0.5, 1.0)),
+        ("Dash", (0.05, 0.03, 1.27, 1.0001, 0.05, 0.5, 1.0)),
+        ("UDA", (0.8, 0.4, None, 1.0)),
+        ("ReFixMatch", (0.95, 1.0)),
+    ],
+)
+def test_a_weight_by_its_old_place_is_refused(name, values):
+    """Where ``lambda_u`` stood other options follow now: they are given by name."""
+    with pytest.raises(TypeError, match="positional"):
+        getattr(methods, name)(4, *values, backbone="wrn_10_1")

@@ -188,3 +188,17 @@ def test_images_for_the_balanced_head_take_one_pass_and_move_no_statistics() -> 
 def test_a_class_without_labels_is_an_error(name: Any) -> None:
     with pytest.raises(ValueError, match=r"`class_counts` must be at least 1 .*\[3, 2, 0, 1\]"):
         ReMixMatch(4, backbone="wrn_10_1", imbalance=name, class_counts=[3, 2, 0, 1])
+
+
+def test_checkpoints_of_before_the_balanced_classifier_was_composed_open() -> None:
+    """They hold the alignment's state as the correction's own."""
+    module, other = method("ABCHead"), method("ABCHead")
+    at(module, 3)
+    module.training_step(draw(0)[0], 0)  # which moves the alignment
+    old = {n.replace("imbalance.plain.", "imbalance."): v for n, v in module.state_dict().items()}
+    assert "imbalance.predicted.value" in old
+    assert not torch.equal(other.state_dict()["imbalance.plain.predicted.value"],
+                           old["imbalance.predicted.value"])  # fmt: skip
+    other.load_state_dict(old)
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=0)
