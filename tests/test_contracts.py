@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "augment": {"seeding", "checks", "state"},
     "models": set(),
     "optim": set(),
-    "evaluation": {"checks", "losses", "augment"},
+    "evaluation": {"checks", "files", "losses", "augment"},
     "callbacks": {"seeding", "checks", "files", "records", "lightning_private"}
     | {"optim", "evaluation"},
     "data.text": set(),

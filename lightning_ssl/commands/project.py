@@ -13,7 +13,7 @@ from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.cli.checkpoint import known_to_checkpoint
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.evaluation.projection import class_names, draw_projection
-from lightning_ssl.files import check_output, writing_text
+from lightning_ssl.files import check_output, replacing, writing_text
 
 
 def project(
@@ -61,7 +61,8 @@ def project(
     labels = class_names(found.targets, cli.datamodule.classes)
     title = f"{len(labels)} {found.stage} images"
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "embeddings.npy", found.features.numpy())
+    with replacing(folder / "embeddings.npy") as temporary, open(temporary, "wb") as binary:
+        np.save(binary, found.features.numpy())
     with writing_text(folder / "labels.csv", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("index", "class"))

@@ -3,19 +3,23 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lightning_ssl.augment import Views
+from lightning_ssl.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def read_curve(metrics_csv: Path, name: str) -> tuple[list[int], list[float]]:
     """Read one logged name from a run's ``metrics.csv``.
 
     Args:
-        metrics_csv: The file that Lightning's CSV logger wrote.
+        metrics_csv: The file.
         name: A logged name such as ``test/acc``.
 
     Returns:
@@ -38,6 +42,18 @@ def read_run(run_dir: Path, name: str) -> dict[int, float]:
         Optimizer update to value.
     """
     return dict(sorted(zip(*read_curve(run_dir / "metrics.csv", name), strict=True)))
+
+
+def save_figure(figure: "Figure", path: Path, dpi: int) -> None:
+    """Write a figure as PNG; the file appears when it is complete.
+
+    Args:
+        figure: The figure.
+        path: The file.
+        dpi: Pixels per inch.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
 
 
 def draw_curves(runs: Mapping[str, Sequence[Path]], names: Mapping[str, str], path: Path) -> None:
@@ -64,7 +80,7 @@ def draw_curves(runs: Mapping[str, Sequence[Path]], names: Mapping[str, str], pa
         panel.grid(alpha=0.3)
         if panel.lines:
             panel.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _mean(curves: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int], list[float]]:
@@ -106,7 +122,7 @@ def draw_comparison(
     if len(series) > 1:
         dots = [axes[0].plot([], [], "o", color=f"C{i}")[0] for i in range(len(series))]
         figure.legend(dots, series, loc="outside lower center", ncols=len(series))
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _draw_spread(axis: Any, values: Sequence[float], place: float, color: str) -> None:
@@ -150,4 +166,4 @@ def draw_views(images: Tensor, views: Views, stream: str, path: Path) -> None:
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture.clamp(0, 1).permute(1, 2, 0).numpy(), cmap="gray")
             axes[row, column].axis("off")
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_ssl.evaluation.figures import save_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -104,7 +106,7 @@ def draw_projection(
     marks = [Line2D([], [], color=c, marker="o", linestyle="", label=name) for name, c in shown]
     if marks:
         figure.legend(handles=marks, loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
     return figure
 
 
