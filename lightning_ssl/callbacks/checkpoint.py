@@ -1,6 +1,5 @@
 """Checkpoints that a run can be continued from."""
 
-import glob
 import os
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        for part in glob.glob(f"{glob.escape(os.fspath(path))}.*.tmp"):  # of a killed run
-            os.unlink(part)
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
 

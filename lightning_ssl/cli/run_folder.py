@@ -57,6 +57,8 @@ class RunFolder(SaveConfigCallback):
         folder = os.path.dirname(self.lock.path)
         if trainer.is_global_zero:
             self.lock.acquire()
+            for part in Path(folder).rglob("*.tmp"):  # of a run that was killed while it wrote
+                part.unlink()
             with replacing(os.path.join(folder, "config.yaml")) as temporary:
                 self.parser.save(
                     self.record, temporary, skip_none=False, overwrite=True, multifile=False
