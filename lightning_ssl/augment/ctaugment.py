@@ -205,7 +205,7 @@ class CTAugment(WideBuffers, CTAugmentProbe):
         if not 0 < decay < 1:
             raise ValueError(f"`decay` must be in (0, 1), got {decay}.")
         self.decay = decay
-        exists = torch.arange(_BINS) < _COUNTS[..., None]
+        exists = torch.arange(_BINS, device=_COUNTS.device) < _COUNTS[..., None]
         self.register_buffer("rates", torch.where(exists, 1.0, _NO_BIN))
 
     def weights(self) -> Tensor:

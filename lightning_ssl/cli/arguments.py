@@ -46,9 +46,10 @@ def expand(args: Sequence[str]) -> list[str]:
         _check_field(option.name)
         if option.name == "model" and option.value is not None:
             _check_method(option.value)
-    sources = {"model", "model.class_path", "config", "ckpt_path", "help", "h", "print_config"}
-    is_subcommand = bool(args) and not args[0].startswith("-")
-    if is_subcommand and sources.isdisjoint(option.name for option in given):
+    names = {option.name for option in given}
+    sources = {"model", "model.class_path", "config", "ckpt_path", "h", "print_config"}
+    asks = not args or args[0].startswith("-") or any(name.endswith("help") for name in names)
+    if not asks and sources.isdisjoint(names):
         raise ValueError(
             "A method and data are needed: `--model` with --data.dataset, `-c` with a config of "
             "each (such as -c fixmatch -c cifar10), or `--ckpt_path` of a run, got none of them."

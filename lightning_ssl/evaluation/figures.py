@@ -39,8 +39,10 @@ def read_run(run_dir: Path, name: str) -> dict[int, float]:
         name: A logged name such as ``test/acc``.
 
     Returns:
-        Optimizer update to value.
+        Optimizer update to value; none where the run wrote no metrics.
     """
+    if not (run_dir / "metrics.csv").exists():
+        return {}
     return dict(sorted(zip(*read_curve(run_dir / "metrics.csv", name), strict=True)))
 
 

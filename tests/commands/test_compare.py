@@ -60,13 +60,9 @@ def rows(path: str) -> list[dict[str, str]]:
 
 
 def logged(run: str, name: str) -> dict[int, float]:
-    """Update to value, the later of two that were logged for one update."""
-    found = {}
-    for part in range(len(list(Path(run, "csv").iterdir()))):
-        for row in rows(f"{run}/csv/version_{part}/metrics.csv"):
-            if row.get(name):
-                found[int(row["step"]) + 1] = float(row[name])
-    return found
+    """Update to value."""
+    found = [row for row in rows(f"{run}/metrics.csv") if row.get(name)]
+    return {int(row["step"]) + 1: float(row[name]) for row in found}
 
 
 def test_a_killed_run_is_reported_and_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -98,7 +94,6 @@ def test_a_killed_run_is_reported_and_goes_on(monkeypatch: pytest.MonkeyPatch, c
     check_tables(seeds=1)
     result = json.loads(Path("out/FixMatch_20_0/result.json").read_text())
     assert 5000 < result["seconds"] < 5100
-    assert [r["step"] for r in rows("out/FixMatch_20_0/csv/version_1/metrics.csv")] == ["5", "5"]
 
     # Everything is there: nothing is trained, and both seeds are in the tables.
     capsys.readouterr()
@@ -248,17 +243,15 @@ def test_the_runs_and_their_processes(fake: type[Process], monkeypatch: pytest.M
     assert max(process.beside for process in fake.started) == 2
 
 
-def write_curve(folder: Path, version: int, name: str, curve: dict[int, float]) -> None:
-    path = folder / "csv" / f"version_{version}" / "metrics.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_curve(folder: Path, name: str, curve: dict[int, float]) -> None:
     lines = [f"{update - 1},{value},{value / 2}\n" for update, value in curve.items()]
-    path.write_text(f"step,{name},{name}_top5\n" + "".join(lines))
+    (folder / "metrics.csv").write_text(f"step,{name},{name}_top5\n" + "".join(lines))
 
 
 def test_tables_and_figure(
     fake: type[Process], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Interrupted runs with a test set, runs with a validation part, and a failure."""
+    """Runs with a test set, runs with a validation part, and a failure."""
     accuracies = {
         ("FixMatch", "20"): [0.5, 0.75],
         ("Supervised", "20"): [0.625, 0.875],
@@ -273,12 +266,10 @@ def test_tables_and_figure(
             return
         result.write_text(found(accuracies[method, labels][int(seed)], **{"test/acc_top5": 0.95}))
         if labels == "100":
-            write_curve(result.parent, 0, "val/acc", {5: 0.1, 10: 0.2})
+            write_curve(result.parent, "val/acc", {5: 0.1, 10: 0.2})
             return
-        # Parts 9 and 10 repeat what came after the last checkpoint of the part before.
-        write_curve(result.parent, 0, "test/acc", dict.fromkeys(range(1, 4), 0.9))
-        write_curve(result.parent, 9, "test/acc", {i: i / 100 for i in range(1, 25)})
-        write_curve(result.parent, 10, "test/acc", {i: i / 50 for i in range(20, 31)})
+        curve = {i: i / (100 if i < 20 else 50) for i in range(1, 31)}
+        write_curve(result.parent, "test/acc", curve)
 
     monkeypatch.setattr(fake, "write", staticmethod(write))
     figures = []
@@ -405,10 +396,10 @@ def test_other_options_are_refused_where_something_would_be_mixed(
     refused()
     # Nothing to go on from: it starts anew, without what the first attempt has left.
     Path(last, "last.ckpt").unlink()
-    Path("out/Supervised_20_0/csv/version_0").mkdir(parents=True)
+    Path("out/Supervised_20_0/metrics.csv").touch()
     compare(*command, options=longer)
     assert len(fake.started) == 2
-    assert not Path("out/Supervised_20_0/csv").exists()
+    assert not Path("out/Supervised_20_0/metrics.csv").exists()
     # Begun, it goes on.
     result.unlink()
     Path(last).mkdir()

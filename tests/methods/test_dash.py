@@ -45,7 +45,7 @@ def test_all_steps_equal_the_paper_or_its_code(warmup, official):
         return loss + weight * unlabeled / (max(count, 1) if official else len(probs))
 
     values = (warmup / STEPS, 5 / STEPS, gamma, scale, rho_min, temperature)
-    module = linear("Dash", *values, official, lambda_u=weight)
+    module = linear("Dash", *values, official=official, lambda_u=weight)
     train_both(module, draw_batches(STEPS, weak=1, strong=1), loss_by_hand)
     assert ks[0] == 0
     assert ks[-1] == (STEPS - warmup - 1) // 5
@@ -78,7 +78,9 @@ def test_the_threshold_falls_when_a_period_is_over(total):
 
 def test_the_warm_up_sees_labelled_images_alone():
     module = Dash(4, backbone="wrn_10_1")
-    module._trainer = type("Trainer", (), {"global_step": 0, "estimated_stepping_batches": 9})()
+    module._trainer = type(
+        "Trainer", (), {"global_step": 0, "estimated_stepping_batches": 9, "log_every_n_steps": 0}
+    )()
     module.log = module.log_dict = lambda *args, **kwargs: None
     seen = []
     module.backbone.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
