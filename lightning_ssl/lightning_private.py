@@ -5,12 +5,14 @@ them, and tests/test_lightning_private.py says which of them is gone and what ne
 modules take the functions and base classes below.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
@@ -130,6 +132,19 @@ def validation_is_due(trainer: Trainer) -> bool:
     loop = trainer.fit_loop
     due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
     return due and not loop.epoch_loop.val_loop.skip  # which is so where there are no images
+
+
+def warn_of_twin() -> None:
+    """Say why a trainer of the package ``lightning`` will refuse a method, which it cannot explain.
+
+    Its classes are others than those of ``pytorch_lightning``, and it takes only its own.
+    """
+    if "lightning.pytorch" in sys.modules:
+        rank_zero_warn(
+            "The package `lightning` is imported, whose Trainer says of our methods that `model` "
+            "must be a `LightningModule`: take Trainer, callbacks and loggers from "
+            "`pytorch_lightning`."
+        )
 
 
 def attached_trainer(module: LightningModule) -> Trainer | None:

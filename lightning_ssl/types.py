@@ -52,21 +52,29 @@ class Batch(NamedTuple):
     unlabeled: Samples = None  # type: ignore[assignment]  # methods need not narrow it
 
 
-def as_batch(batch: Batch | Mapping[str, Any]) -> Batch:
+def as_batch(
+    batch: Batch | Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]] | None = None
+) -> Batch:
     """Accept a batch as the same nesting of dicts, as ordinary loaders collate it.
 
     Args:
         batch: A :class:`Batch`, or a mapping with ``labeled`` or ``unlabeled`` or both (mappings
             with the names of :class:`Samples`) and optionally ``step``.
+        wanted: Streams and names of views that a mapping must have; None for any.
 
     Returns:
         The batch as named tuples.
 
     Raises:
-        ValueError: If a key is unknown or there are no images.
+        ValueError: If a key is unknown or something is missing.
     """
     if isinstance(batch, Batch):
         return batch
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            "`batch` must be a lightning_ssl.types.Batch or a dict with 'labeled' or 'unlabeled', "
+            f"got {_kind(batch)}: a loader of images needs a hook that makes their views."
+        )
     unknown = set(batch) - set(Batch._fields)
     streams = {name: batch[name] for name in Batch._fields[1:] if batch.get(name) is not None}
     if unknown or not streams:
@@ -74,16 +82,63 @@ def as_batch(batch: Batch | Mapping[str, Any]) -> Batch:
             f"`batch` must have keys of {Batch._fields}, 'labeled' or 'unlabeled' at least, "
             f"got {tuple(batch)}."
         )
-    return Batch(batch.get("step"), **{n: _as_samples(value) for n, value in streams.items()})
+    made = Batch(batch.get("step"), **{n: _as_samples(n, value) for n, value in streams.items()})
+    for stream, views in (wanted or {}).items():
+        _check_stream(stream, getattr(made, stream), views)
+    return made
 
 
-def _as_samples(samples: Samples | Mapping[str, Any]) -> Samples:
+def _as_samples(stream: str, samples: Samples | Mapping[str, Any]) -> Samples:
     if isinstance(samples, Samples):
         return samples
+    if not isinstance(samples, Mapping):
+        raise ValueError(
+            f"`batch['{stream}']` must be a dict with 'views', got {_kind(samples)}: a loader of "
+            "images needs a hook that makes their views."
+        )
     unknown = set(samples) - set(Samples._fields)
     if unknown or "views" not in samples:
         raise ValueError(
-            f"Samples must have the keys {Samples._fields} ('views' at least), "
+            f"`batch['{stream}']` must have the keys {Samples._fields} ('views' at least), "
             f"got {tuple(samples)}."
         )
+    views = samples["views"]
+    if not isinstance(views, Mapping) or not views:
+        raise ValueError(
+            f"`batch['{stream}']['views']` must be a dict of images by view, got {_kind(views)}."
+        )
+    for name, images in views.items():
+        if not isinstance(images, Tensor) or images.ndim != 5:
+            raise ValueError(
+                f"`batch['{stream}']['views']['{name}']` must be a tensor (copies, B, C, H, W), "
+                f"got {_kind(images)}."
+            )
     return Samples(**samples)
+
+
+def _check_stream(stream: str, samples: Samples | None, views: Mapping[str, Any]) -> None:
+    if samples is None:
+        raise ValueError(f"`batch` must have '{stream}', which the method needs, got none.")
+    for name, copies in views.items():
+        found = samples.views.get(name)
+        number = copies if isinstance(copies, int) else None
+        if found is None and number != 0:
+            raise ValueError(
+                f"`batch['{stream}']['views']` must have {', '.join(map(repr, views))}, got "
+                f"{', '.join(map(repr, samples.views))}."
+            )
+        if found is not None and number is not None and len(found) != number:
+            raise ValueError(
+                f"`batch['{stream}']['views']['{name}']` must have {number} copies, got "
+                f"{len(found)}."
+            )
+    if stream == "labeled" and samples.target is None:
+        raise ValueError("`batch['labeled']` must have 'target', the classes, got none.")
+
+
+def _kind(value: Any) -> str:
+    """What a value is, without its content."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    length = f" of {len(value)}" if hasattr(value, "__len__") else ""
+    return f"a {type(value).__name__}{length}"

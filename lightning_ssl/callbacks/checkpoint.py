@@ -18,6 +18,8 @@ _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, waits until it is on disk, and renames it.
 
+    It reads without unpickling unless that is asked for; before 2.6 PyTorch unpickled by itself.
+
     Lightning writes to the temporary directory, which may be on another file system, and copies:
     killed in between, or with a full disk, it leaves a cut file in the place of a good one.
     """
@@ -37,6 +39,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Args:
+            path: The file.
+            map_location: Where its tensors go, as of ``torch.load``; None for the CPU.
+            weights_only: False to unpickle what it holds.
+        """
+        where = (lambda storage, place: storage) if map_location is None else map_location
+        return super().load_checkpoint(path, where, weights_only is not False)
+
+
+def use_own_files(trainer: Trainer) -> None:
+    """Write and read checkpoints in our way, unless the trainer has one of its own.
+
+    Args:
+        trainer: The trainer, before it has opened a checkpoint.
+    """
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -93,8 +118,7 @@ class RunCheckpoint(ModelCheckpoint):
             data = trainer.datamodule  # type: ignore[attr-defined]
             if not getattr(data, "has_validation", True):
                 self.monitor = None
-            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-                trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        use_own_files(trainer)
         super().setup(trainer, pl_module, stage)
 
     def state_dict(self) -> dict[str, Any]:

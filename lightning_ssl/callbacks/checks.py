@@ -5,12 +5,15 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import LearningRateFinder, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_ssl.callbacks.checkpoint import use_own_files
 from lightning_ssl.callbacks.find import find_callbacks
+from lightning_ssl.callbacks.learning_rate import follow_schedule
+from lightning_ssl.callbacks.monitors import check_monitors
 from lightning_ssl.lightning_private import average_of
 from lightning_ssl.records import check_same, plain
 from lightning_ssl.seeding import global_seed
@@ -34,8 +37,16 @@ class RunChecks(Callback):
         self.ema_decay = ema_decay
         self._first_bad: Tensor | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open no checkpoint by unpickling; see that what is monitored will be there."""
+        use_own_files(trainer)
+        if stage == "fit":
+            check_monitors(trainer, pl_module)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the number of updates with what the averages need."""
+        if find_callbacks(trainer, LearningRateFinder):
+            follow_schedule(trainer)
         self._first_bad = torch.tensor(-1, device=pl_module.device)
         updates = trainer.estimated_stepping_batches
         if self.ema_decay and updates < 5 / (1 - self.ema_decay):

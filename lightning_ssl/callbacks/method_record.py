@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lightning_ssl.callbacks.stored import check_is_of, without_downloads
 from lightning_ssl.optim import Optimizer, Schedule
 from lightning_ssl.records import check_same, plain
 from lightning_ssl.seeding import global_seed
@@ -30,10 +31,7 @@ def _options(method: LightningModule) -> dict[str, Any]:
     parents: Any = type(method).__mro__
     taken = {name for parent in parents for name in signature(parent.__init__).parameters}
     # Building from the checkpoint shall not look for other weights again.
-    options = {**method.hparams, "weights": None}
-    network = options.get("backbone_args") or {}
-    if network.get("pretrained"):
-        options["backbone_args"] = {**network, "pretrained": False}
+    options = without_downloads({**method.hparams, "weights": None})
     kept = {name: v for name, v in options.items() if name in taken or name.startswith("_")}
     recorded: dict[str, Any] = plain(kept)
     return recorded
@@ -52,13 +50,7 @@ def check_method(
     Raises:
         ValueError: If another method wrote it, or other data or options.
     """
-    own = type(method).__name__
-    found = checkpoint.get("method", own).rpartition(".")[2]
-    if found != own:
-        raise ValueError(
-            f"`ckpt_path` must be a checkpoint of {own}, got one of {found}. "
-            "To start from its network use `model.weights`."
-        )
+    check_is_of(type(method), checkpoint)
     if trainer is None or trainer.state.fn != TrainerFn.FITTING:
         return
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -80,7 +72,7 @@ def check_options(
     Raises:
         ValueError: For the first option that differs.
     """
-    recorded = dict(checkpoint.get(method.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+    recorded = without_downloads(checkpoint.get(method.CHECKPOINT_HYPER_PARAMS_KEY, {}))
     for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
         if name in recorded:  # an older one lacks later fields
             recorded[name] = plain(kind(**recorded[name]))

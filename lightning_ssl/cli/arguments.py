@@ -5,14 +5,16 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from pytorch_lightning import LightningDataModule
 
 from lightning_ssl.cli.checkpoint import LINKED, known_to_checkpoint
 from lightning_ssl.cli.configs import check_yaml, find_config, run_folder_of
 from lightning_ssl.cli.hints import did_you_mean
-from lightning_ssl.cli.paths import is_path, options, take_literally
+from lightning_ssl.cli.paths import Option, is_path, options, take_literally
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.optim import Optimizer, Schedule
 
@@ -58,9 +60,36 @@ def expand(args: Sequence[str]) -> list[str]:
     out = _without_fields_of_null(_with_shipped_configs(take_literally(args)))
     checkpoint = next((o.value for o in reversed(given) if o.name == "ckpt_path"), None)
     if checkpoint not in (*WORDS, "null"):
-        known = known_to_checkpoint(os.path.expanduser(checkpoint), predict=out[0] == "predict")
+        backbone = next((o.value for o in reversed(given) if o.name == "model.backbone"), None)
+        path, predict = os.path.expanduser(checkpoint), out[0] == "predict"
+        known = known_to_checkpoint(path, predict, _named_methods(given), backbone)
         out[1:1] = ["--config", json.dumps(known)]
     return out
+
+
+def _named_methods(given: Sequence[Option]) -> list[str]:
+    """Class paths of methods that flags and configs give."""
+    named = []
+    for option in given:
+        if option.value is None:
+            continue
+        if option.name in ("model", "model.class_path"):
+            named.append(option.value)
+        elif option.name == "config":
+            path = find_config(option.value)
+            is_file = os.path.isfile(path)
+            named.append(_method_of(Path(path).read_text(encoding="utf-8") if is_file else path))
+    return named
+
+
+def _method_of(text: str) -> str:
+    """Class path of the method of a config; empty where there is none."""
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return ""  # the parser says what is wrong
+    method = config.get("model") if isinstance(config, dict) else None
+    return str(method.get("class_path", "") if isinstance(method, dict) else method)
 
 
 def _check_field(option: str) -> None:

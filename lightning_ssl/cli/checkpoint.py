@@ -2,33 +2,48 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_ssl.callbacks.stored import check_network, check_options, without_downloads
+from lightning_ssl.cli.trust import check_class, check_names
 
 TRAINED_ON = ("num_labeled", "num_unlabeled", "class_counts", "image_side")
 LINKED = ("num_classes", *TRAINED_ON, "in_channels", "image_std")
 DATA = "lightning_ssl.data.SSLDataModule"
 
 
-def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
+def known_to_checkpoint(
+    path: str, predict: bool, named: Sequence[str] = (), backbone: str | None = None
+) -> dict[str, Any]:
     """Config of the method and the data of a checkpoint.
 
     Args:
         path: The checkpoint.
         predict: Whether images are to be predicted; of the data only their form is then taken.
+        named: Class paths of methods that the user gave, whose code may run.
+        backbone: Network that the user gave in place of the checkpoint's.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint.
+        ValueError: If it is no checkpoint, or one that would run code or ask a hub.
     """
     checkpoint = open_checkpoint(path)
     known: dict[str, Any] = {"seed_everything": checkpoint.get("seed", 0)}
     if "method" in checkpoint:
         arguments = _arguments(checkpoint, "hyper_parameters")
         init_args = {name: value for name, value in arguments.items() if name not in LINKED}
+        check_class(checkpoint["method"], named)
+        check_options(init_args, checkpoint["method"])
+        check_names(init_args, named)
+        init_args = without_downloads(init_args)
+        if backbone is None:
+            check_network(init_args)
+        else:
+            init_args["backbone"] = backbone  # which the parser would read before the flag
         known["model"] = {"class_path": checkpoint["method"], "init_args": init_args}
     record = checkpoint.get(DATA.rpartition(".")[2])
     if record is not None:
@@ -36,6 +51,8 @@ def known_to_checkpoint(path: str, predict: bool) -> dict[str, Any]:
         data: dict[str, Any] = {"dataset": "folder"}
         if not predict:
             data = _arguments(checkpoint, "datamodule_hyper_parameters")
+            data.pop("views", None)  # never recorded, and of classes
+            check_options(data, "")
             data["seed"] = record["seed"]
         known["data"] = {
             "class_path": DATA,

@@ -1,7 +1,6 @@
 """Entry point: dispatch to the trainer's subcommands and to the other commands."""
 
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,6 +10,7 @@ from lightning_ssl.cli.errors import USER_ERRORS, error_line
 from lightning_ssl.cli.functions import run_function
 from lightning_ssl.cli.hints import did_you_mean
 from lightning_ssl.cli.trainer import SSLCLI, prepare_process, run_trainer
+from lightning_ssl.cli.trust import find_own_methods
 
 
 def commands() -> dict[str, Callable[..., None]]:
@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A name or a table's line that the terminal's encoding lacks must not end the command.
             stream.reconfigure(errors="backslashreplace")
-    sys.path.append(os.getcwd())  # a console script would not find methods in this folder
+    find_own_methods()
     try:
         run([arg for arg in given if arg != "--traceback"])
     except USER_ERRORS as error:

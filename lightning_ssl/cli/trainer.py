@@ -149,6 +149,7 @@ class SSLCLI(CommandLine):
                 # Lightning takes the flag and such a callback as a contradiction.
                 given = config.trainer.callbacks or []
                 config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
+        config.weights_only = config.weights_only is not False  # unpickling is asked for
         if self.subcommand == "fit":
             self._prepare_fit(config)
         else:
@@ -171,8 +172,8 @@ class SSLCLI(CommandLine):
                 "and its config.yaml."
             )
         config.run_dir = config.run_dir or new_run_dir(config)
-        bounds = (config.trainer.max_epochs, config.trainer.max_time)
-        if config.trainer.max_steps == -1 and bounds == (None, None):
+        # A clock does not say how long the schedule is, which has to be the same in every run.
+        if config.trainer.max_steps == -1 and config.trainer.max_epochs is None:
             config.trainer.max_steps = _UPDATES
         lock = FolderLock(config.run_dir)
         self._held.callback(lock.release)
@@ -183,7 +184,6 @@ class SSLCLI(CommandLine):
             if config.ckpt_path is not None:
                 follow_record(config.data, config.ckpt_path)
         self.save_config_kwargs = {"record": make_record(config), "lock": lock}
-        config.weights_only = config.weights_only is not False  # unpickling is asked for
 
     def after_instantiate_classes(self) -> None:
         """Let nobody write to the run folder before training starts; listen to signals."""

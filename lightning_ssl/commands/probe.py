@@ -32,6 +32,7 @@ def probe(
     ckpt_path: str,
     output: str = "probe.csv",
     root: str | None = None,
+    model: str | None = None,
     part: Literal["test", "val"] = "test",
     all_labels: bool = False,
     max_features: int = 9000,
@@ -54,6 +55,7 @@ def probe(
         ckpt_path: Checkpoint of a run.
         output: The CSV file: accuracies in [0, 1], one row per stage.
         root: Folder of the data where it is not where it was while training.
+        model: Class path of the method, where it is your own and of no installed package.
         part: Images to report on: ``test`` or ``val``.
         all_labels: Whether to learn from every training image with a known class that is not held
             out, instead of the labelled images of the run.
@@ -74,7 +76,7 @@ def probe(
     if num_workers < 0:
         raise ValueError(f"`num_workers` must be at least 0, got {num_workers}.")
     check_output(output, "output")
-    method, data = restore(ckpt_path, root)
+    method, data = restore(ckpt_path, root, model)
     data.prepare_data()
     held_out = _held_out(data, part)  # an error before anything is computed
     extractor = _Extractor(method, data, max_features)

@@ -21,6 +21,7 @@ def project(
     output: str = "projection",
     part: Literal["test", "val"] = "test",
     root: str | None = None,
+    model: str | None = None,
     max_images: int = 2000,
 ) -> None:
     """Embed the held-out images of a checkpoint's data and plot their principal components.
@@ -34,6 +35,7 @@ def project(
         part: ``test``, or ``val`` for what is looked at while training: the validation images, or
             the test images where there are none.
         root: Folder of the data (for ``csv`` the file), where it is not where it was.
+        model: Class path of the method, where it is your own and of no installed package.
         max_images: Largest number of images; of more a fixed random sample is taken.
 
     Raises:
@@ -46,7 +48,8 @@ def project(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`output` must be a folder, got the file '{output}'.")
     check_output(folder / "labels.csv", "output")
-    if "data" not in known_to_checkpoint(ckpt_path, predict=False):
+    named = () if model is None else (model,)
+    if "data" not in known_to_checkpoint(ckpt_path, predict=False, named=named):
         raise ValueError(f"`ckpt_path` must be of a run on SSLDataModule, got '{ckpt_path}'.")
     cli = run_trainer(
         [
@@ -54,6 +57,7 @@ def project(
             *("--trainer.callbacks+=lightning_ssl.callbacks.Embeddings",),
             *("--trainer.callbacks.max_images", str(max_images)),
             *("--trainer.devices", "1", "--verbose", "false"),
+            *(() if model is None else ("--model", model)),
             *(() if root is None else ("--data.root", root)),
         ]
     )

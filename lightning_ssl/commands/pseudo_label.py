@@ -32,6 +32,7 @@ def pseudo_label(
     ckpt_path: str,
     output: str = "pseudo_labels.csv",
     root: str | None = None,
+    model: str | None = None,
     batch_size: int = 256,
     num_workers: int = 4,
     accelerator: str = "auto",
@@ -52,6 +53,7 @@ def pseudo_label(
         ckpt_path: Checkpoint of the run.
         output: The table, ``.csv`` or ``.parquet``; it appears when it is complete.
         root: Folder of the data where it is not where it was while training.
+        model: Class path of the method, where it is your own and of no installed package.
         batch_size: Images of a batch on one device; each goes through the network twenty times.
         num_workers: Decoding processes for each device, where images are files.
         accelerator: ``cpu``, ``gpu`` or ``auto``.
@@ -65,7 +67,7 @@ def pseudo_label(
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
     check_output(output, "output")
-    method, data = restore(ckpt_path, root)
+    method, data = restore(ckpt_path, root, model)
     data.prepare_data()
     checkpoint = hashlib.blake2b()
     with open(ckpt_path, "rb") as file:

@@ -8,12 +8,15 @@ from lightning_ssl.data import SSLDataModule
 from lightning_ssl.methods import SSLModule
 
 
-def restore(ckpt_path: str, root: str | None = None) -> tuple[SSLModule, SSLDataModule]:
+def restore(
+    ckpt_path: str, root: str | None = None, model: str | None = None
+) -> tuple[SSLModule, SSLDataModule]:
     """Build what a run trained, with its averaged weights, and what it was trained on.
 
     Args:
         ckpt_path: Checkpoint of a run.
         root: Folder of the data where it is not where it was while training.
+        model: Class path of the method, where no installed package has it.
 
     Returns:
         The method in evaluation mode, and the data with the options of the run.
@@ -22,7 +25,7 @@ def restore(ckpt_path: str, root: str | None = None) -> tuple[SSLModule, SSLData
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If it lacks the method or the data, or its method cannot be imported.
     """
-    known = known_to_checkpoint(ckpt_path, predict=False)
+    known = known_to_checkpoint(ckpt_path, predict=False, named=() if model is None else (model,))
     if not {"model", "data"} <= set(known):
         raise ValueError(
             f"`ckpt_path` must be a checkpoint of a method that was trained on an SSLDataModule, "
@@ -40,5 +43,7 @@ def restore(ckpt_path: str, root: str | None = None) -> tuple[SSLModule, SSLData
         raise ValueError(
             f"`ckpt_path` is of the method '{path}', which cannot be found."
         ) from error
+    if not (isinstance(method, type) and issubclass(method, SSLModule)):
+        raise ValueError(f"`ckpt_path` must be of a method, got one of '{path}'.")
     restored: SSLModule = method.load_from_checkpoint(ckpt_path, map_location="cpu")
     return restored.eval(), data

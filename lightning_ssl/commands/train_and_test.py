@@ -35,7 +35,9 @@ def train_and_test(command: Sequence[str]) -> dict[str, Any]:
     updates = trainer.global_step
     trainer.loggers = []  # the logged curves are those of training
     last = Path(cli.config["fit"].run_dir, "checkpoints", "last.ckpt")
-    (metrics,) = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=last, verbose=False)
+    (metrics,) = trainer.test(
+        cli.model, datamodule=cli.datamodule, ckpt_path=last, verbose=False, weights_only=True
+    )
     return {**metrics, "seconds": timer.time_elapsed(), "updates": updates}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.checks import check_count
+from lightning_ssl.data.attached import pins_memory, ranks, refuse_batch_size_finder, required
 from lightning_ssl.data.described import DescribedData
 from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
@@ -108,9 +109,10 @@ class SSLDataModule(DescribedData):
         Raises:
             ValueError: If the method declares no views, or some that do not exist.
         """
+        refuse_batch_size_finder(self.trainer)
         if stage != "fit":
             return
-        trainer = self._attached_trainer
+        trainer = required(self.trainer, "setup('fit')")
         declared = getattr(trainer.lightning_module, "views", None)
         if declared is None:
             name = type(trainer.lightning_module).__name__
@@ -127,8 +129,7 @@ class SSLDataModule(DescribedData):
         plan = Plan(
             self._labeled_order() if "labeled" in declared else None,
             self._unlabeled_order() if "unlabeled" in declared else None,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            **ranks(trainer),
         )
         watched = "test" if self.source.val is None else "val"
         if getattr(self.source, watched) is not None:
@@ -192,6 +193,7 @@ class SSLDataModule(DescribedData):
 
     def train_dataloader(self) -> TrainLoader:
         """Every batch interleaves labelled and unlabelled images."""
+        required(self.trainer if self._draw_views else None, "train_dataloader")
         assert self._draw_views is not None
         fetch, steps = self._draw_views.fetch, self._count_steps()
         kind = (self.num_classes, self.image_size)
@@ -203,7 +205,7 @@ class SSLDataModule(DescribedData):
             steps,
             self._position,
             num_workers=self._workers(fetch.images),
-            pin_memory=self._pin_memory,
+            pin_memory=pins_memory(self.trainer),
         )
 
     def _store_split(self) -> None:
@@ -296,16 +298,15 @@ class SSLDataModule(DescribedData):
         return self._images["predict"].name(index)
 
     def _evaluation(self, part: str, stage: str, indices: Tensor | None = None) -> EvaluationLoader:
-        trainer, images = self._attached_trainer, self._read(part)
+        images = self._read(part)
         return EvaluationLoader(
             EvaluationFetch(images, self.image_size, with_target=stage != "predict"),
             torch.arange(len(images)) if indices is None else indices,
             self.eval_batch_size,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            **ranks(self.trainer),
             stage=stage,
             num_workers=self._workers(images),
-            pin_memory=self._pin_memory,
+            pin_memory=pins_memory(self.trainer),
             keep_workers=stage != "support",  # each evaluation asks for a new loader of these
         )
 
@@ -317,13 +318,8 @@ class SSLDataModule(DescribedData):
         return min(8, available_cores())
 
     @property
-    def _pin_memory(self) -> bool:
-        return self._attached_trainer.strategy.root_device.type == "cuda"
-
-    @property
     def _attached_trainer(self) -> pl.Trainer:
-        assert self.trainer is not None
-        return self.trainer
+        return required(self.trainer, "train_dataloader")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Draw the views on the device, or normalise images to be evaluated.

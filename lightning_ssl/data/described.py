@@ -66,14 +66,12 @@ class DescribedData(pl.LightningDataModule):
         image_size: Side of the images in pixels; null for the data's own.
         in_channels: 3, or 1 for gray images.
         classes: Class names in the order of the class numbers; null for the data's own.
-        normalize: ``dataset`` for the data's mean and standard deviation, ``symmetric`` for
-            [-1, 1].
+        normalize: ``dataset`` for the data's mean and deviation, ``symmetric`` for [-1, 1].
         mean: Mean per channel of pixels in [0, 1]; null for what ``normalize`` says.
         std: Standard deviation per channel of pixels in [0, 1]; null likewise.
         extra: Whether SVHN's extra images are training images too.
         fold: Which of STL-10's ten predefined folds is labelled; null for all labels.
-        exif_orientation: Whether photos in files are turned as their EXIF data say; null for yes,
-            but for ``imagenet``, which published results read without.
+        exif_orientation: Whether photos are turned as EXIF says; null for yes, but ``imagenet``.
         hflip: Whether a mirrored image keeps its class (not so for signs, text and digits); null
             for what is known of the data, which is yes for ``folder`` and ``csv``.
         seed: Seed of the split, the order and the views; null for ``seed_everything``'s.
@@ -117,10 +115,10 @@ class DescribedData(pl.LightningDataModule):
             )
         check_options(pseudo_labels, pseudo_column, pseudo_threshold, pseudo_alpha)
         self.save_hyperparameters(ignore=["views"])
-        options = {name: plain(value) for name, value in self.hparams.items()}
-        self.hparams.update({n: v for n, v in options.items() if v is not NOT_PLAIN})
-        for name in [n for n, value in options.items() if value is NOT_PLAIN]:
-            del self.hparams[name]  # a checkpoint could not hold it
+        for name, value in list(self.hparams.items()):
+            self.hparams[name] = plain(value)
+            if self.hparams[name] is NOT_PLAIN:
+                del self.hparams[name]  # a checkpoint could not hold it
         self.dataset, self.root, self.download = dataset, root, download
         self.selection = {
             "num_labels": num_labels,
@@ -309,6 +307,10 @@ class DescribedData(pl.LightningDataModule):
         """Whether there are validation images; if not, the test set is reported while training."""
         return self.source.val is not None or len(self.split.val) > 0
 
+    def __str__(self) -> str:
+        """Class and data set; Lightning's asks every loader, which reads the images."""
+        return f"{type(self).__name__}({self.dataset!r})"
+
     def prepare_data(self) -> None:
         """Download what is missing, in one process."""
         if self._source is None:
@@ -339,9 +341,9 @@ class DescribedData(pl.LightningDataModule):
         """
         check_classes(state_dict, self.classes)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            views = tuple(self.view_transforms)
             check_resumed(
-                *(state_dict, self.split, self.seed, views, self._pseudo_digest),
+                *(state_dict, self.split, self.seed, tuple(self.view_transforms)),
+                self._pseudo_digest,
                 self.exif_orientation if isinstance(self.source.train, FileImages) else None,
                 "seed_everything" if self.hparams["seed"] is None else "data.seed",
             )

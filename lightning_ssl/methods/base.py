@@ -14,10 +14,12 @@ from torchmetrics import MetricCollection
 from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
 from lightning_ssl.callbacks.find import find_callbacks
+from lightning_ssl.callbacks.learning_rate import LearningRate
 from lightning_ssl.callbacks.method_record import check_method, record_method
+from lightning_ssl.callbacks.stored import open_for
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.evaluation import evaluation_metrics
-from lightning_ssl.lightning_private import attached_trainer
+from lightning_ssl.lightning_private import attached_trainer, warn_of_twin
 from lightning_ssl.losses import softmax
 from lightning_ssl.models import LinearHead, build_backbone, layer_scales, load_weights
 from lightning_ssl.optim import (
@@ -64,10 +66,9 @@ class SSLModule(pl.LightningModule, ABC):
 
     labeled_order: ClassVar[str] = "shuffled"
     """Order of the labelled images where ``data.labeled_order`` does not say."""
-
     no_correction: ClassVar[str | None] = None
     """Why a method with pseudo-labels takes no correction for imbalanced classes."""
-
+    lr = LearningRate()
     _batch_size = 1  # of labelled images, for the weights of logged means
 
     def __init__(
@@ -84,6 +85,7 @@ class SSLModule(pl.LightningModule, ABC):
         weights_strict: bool = True,
     ) -> None:
         super().__init__()
+        warn_of_twin()
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
         if not 0 <= ema_decay < 1:
@@ -238,7 +240,7 @@ class SSLModule(pl.LightningModule, ABC):
 
         A run that was killed and resumed then draws what it would have drawn.
         """
-        batch = as_batch(batch)
+        batch = as_batch(batch, None if isinstance(batch, Batch) else self.views)
         samples = batch.unlabeled if batch.labeled is None else batch.labeled
         self._batch_size = next(iter(samples.views.values())).shape[1]
         if batch.step is not None:
@@ -368,6 +370,12 @@ class SSLModule(pl.LightningModule, ABC):
         }
 
     # Checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """Lightning's, without unpickling unless asked for, of a checkpoint of this method only."""
+        source, options = open_for(cls, checkpoint_path, {"weights_only": True, **options})
+        return super().load_from_checkpoint(source, *args, **options)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the method, and nothing that needs pickle."""

@@ -1,0 +1,60 @@
+"""The trainer of a datamodule: what only it can say, and what holds without one."""
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import BatchSizeFinder
+
+
+def required(trainer: pl.Trainer | None, what: str) -> pl.Trainer:
+    """The trainer, where nothing goes without.
+
+    Args:
+        trainer: That of the datamodule.
+        what: What was asked for.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if trainer is None:
+        raise ValueError(
+            f"`{what}` of SSLDataModule needs a trainer with a method, whose views and step it "
+            "takes: call `trainer.fit(method, data)`, got none that runs it."
+        )
+    return trainer
+
+
+def ranks(trainer: pl.Trainer | None) -> dict[str, int]:
+    """This process and the number of them; without a trainer the only one.
+
+    Args:
+        trainer: That of the datamodule.
+    """
+    if trainer is None:
+        return {"rank": 0, "world_size": 1}
+    return {"rank": trainer.global_rank, "world_size": trainer.world_size}
+
+
+def pins_memory(trainer: pl.Trainer | None) -> bool:
+    """Whether batches go to a CUDA device.
+
+    Args:
+        trainer: That of the datamodule.
+    """
+    return trainer is not None and trainer.strategy.root_device.type == "cuda"
+
+
+def refuse_batch_size_finder(trainer: pl.Trainer | None) -> None:
+    """Say what Lightning's search would not: with our loaders it tries nothing and takes its limit.
+
+    Args:
+        trainer: That of the datamodule.
+
+    Raises:
+        ValueError: If it has such a callback.
+    """
+    callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+        raise ValueError(
+            "`callbacks` must not hold a BatchSizeFinder with SSLDataModule, got one: batch sizes "
+            "are part of a method, so choose `data.batch_size` and `data.unlabeled_batch_size`; "
+            "`data.eval_batch_size` changes no result."
+        )
