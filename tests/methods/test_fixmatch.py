@@ -41,7 +41,9 @@ def test_training_step_equals_the_paper(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     threshold, lambda_u = [(0.95, 1.0), (0.7, 10.0), (0.5, 0.3), (0.0, 1.0), (1.0, 1.0)][seed % 5]
     temperature = [None, 0.5, 2.0][seed % 3]
-    module = FixMatch(4, threshold, temperature, lambda_u=lambda_u, backbone="wrn_10_1").double()
+    module = FixMatch(
+        4, threshold, temperature=temperature, lambda_u=lambda_u, backbone="wrn_10_1"
+    ).double()
     # The images are the logits: the network under test is the identity.
     module.backbone = torch.nn.Flatten()
     module.classifier = torch.nn.Identity()

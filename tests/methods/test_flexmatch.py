@@ -31,7 +31,7 @@ def test_sixty_steps_equal_loops(mapping, warmup, tau, lambda_u, soft, counts):
     generator = torch.Generator().manual_seed(1)
     options = {"align": counts is not None, "decay": 0.8, "class_counts": counts}
     options |= {"lambda_u": lambda_u, "backbone": "wrn_10_1"}
-    module = read_images(FlexMatch(4, 30, tau, mapping, warmup, soft, **options))
+    module = read_images(FlexMatch(4, 30, tau, mapping, warmup, temperature=soft, **options))
     memory, kept, past = Memory(30, tau, 4, mapping, warmup), [], [0.25] * 4
     for step in range(60):
         x, weak, strong = (images(n, 4, generator, 3.0) for n in (3, 8, 8))

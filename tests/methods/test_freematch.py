@@ -22,7 +22,10 @@ from steps import EXACT, compare, images, read_images, rows, teach
 def test_sixty_steps_equal_loops(clip, each, weight, decay, scale, soft):
     generator = torch.Generator().manual_seed(2)
     module = read_images(
-        FreeMatch(4, weight, decay, clip, each, soft, lambda_u=1.5, backbone="wrn_10_1")
+        FreeMatch(
+            *(4, weight, decay, clip),
+            **{"clip_classes": each, "temperature": soft, "lambda_u": 1.5, "backbone": "wrn_10_1"},
+        )
     )
     past, kept_counts = SelfAdaptive(4, decay, clip, each), []
     for step in range(60):

@@ -25,7 +25,8 @@ def aligned(probs, past, shares):
 )  # fmt: skip
 def test_sixty_steps_equal_loops(n_sigma, decay, soft, to):
     generator = torch.Generator().manual_seed(3)
-    module = read_images(SoftMatch(4, n_sigma, decay, soft, to, lambda_u=1.5, backbone="wrn_10_1"))
+    options = {"temperature": soft, "align_to": to, "lambda_u": 1.5, "backbone": "wrn_10_1"}
+    module = read_images(SoftMatch(4, n_sigma, decay, **options))
     past, mu, variance, other_labels, whole = [0.25] * 4, 0.25, 1.0, 0, 0
     shares = [0.25] * 4
     for step in range(60):
