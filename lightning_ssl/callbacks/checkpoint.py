@@ -108,7 +108,9 @@ class RunCheckpoint(ModelCheckpoint):
             ValueError: If a validation could fall inside an accumulation.
         """
         if stage == "fit":
-            interval, accumulated = trainer.val_check_interval, trainer.accumulate_grad_batches
+            # Lightning has no such attribute where the interval is a time.
+            interval = getattr(trainer, "val_check_interval", None)
+            accumulated = trainer.accumulate_grad_batches
             if isinstance(interval, int) and interval % accumulated:
                 raise ValueError(
                     "`trainer.val_check_interval` must be a multiple of "

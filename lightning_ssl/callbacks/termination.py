@@ -26,7 +26,14 @@ class Termination(Callback):
         self._saved = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; Lightning has set its handlers by now, and will put back the earlier ones."""
+        """Listen; Lightning has set its handlers by now, and will put back the earlier ones.
+
+        Raises:
+            SystemExit: With 143, where the signal came before the first step.
+        """
+        if trainer.received_sigterm:
+            rank_zero_info("Ended by SIGTERM before the first update; nothing had to be saved.")
+            raise SystemExit(128 + signal.SIGTERM)
         self._signal, self._saved = None, False
 
         def note(number: int, frame: FrameType | None) -> None:
@@ -70,9 +77,14 @@ class Termination(Callback):
         if not self._saved:
             return
         name = signal.Signals(self._signal or signal.SIGTERM).name
+        saved = bool(find_callbacks(trainer, RunCheckpoint))
         rank_zero_info(
-            f"Ended by {name} after {trainer.global_step} updates. The same command with "
-            "--ckpt_path last goes on from there."
+            f"Ended by {name} after {trainer.global_step} updates. "
+            + (
+                "The same command with --ckpt_path last goes on from there."
+                if saved
+                else "Nothing was saved: the run has no checkpoint callback of this package."
+            )
         )
         if name == "SIGUSR1" and trainer.is_global_zero:
             _requeue()

@@ -2,6 +2,7 @@
 
 import math
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,6 +112,8 @@ def open_checkpoint(path: str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"`ckpt_path` must be a checkpoint file, 'best', 'last' or 'hpc', got '{path}'."
         )
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"`ckpt_path` '{path}' is no checkpoint: not a file of torch.save")
     try:
         checkpoint: dict[str, Any] = torch.load(
             path, map_location="cpu", weights_only=True, mmap=True

@@ -33,6 +33,9 @@ class RunFolder(SaveConfigCallback):
         lock: The folder's.
     """
 
+    keeps_records = True
+    """For the data, which would otherwise store the split beside the logs."""
+
     def __init__(self, parser: Any, config: Namespace, record: Namespace, lock: FolderLock) -> None:
         super().__init__(parser, config)
         self.record, self.lock = record, lock
@@ -55,16 +58,18 @@ class RunFolder(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config, and let the loggers write."""
         folder = os.path.dirname(self.lock.path)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero:
             self.lock.acquire()
-            for part in Path(folder).rglob("*.tmp"):  # of a run that was killed while it wrote
+            for part in half_written(Path(folder)):
                 part.unlink()
             with replacing(os.path.join(folder, "config.yaml")) as temporary:
                 self.parser.save(
                     self.record, temporary, skip_none=False, overwrite=True, multifile=False
                 )
+            if hasattr(data, "store_split"):
+                data.store_split(folder)
         trainer.loggers = list(self._loggers)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         options = {**pl_module.hparams, **getattr(data, "hparams", {})}
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
@@ -114,6 +119,18 @@ def new_run_dir(config: Namespace) -> str:
     return str(Path("runs", f"{method}_{dataset}_{datetime.now():%Y%m%d-%H%M%S}"))
 
 
+def half_written(folder: Path) -> list[Path]:
+    """Files that a killed run was about to put in the place of its records.
+
+    Args:
+        folder: The run's folder.
+    """
+    records = ("config.yaml", "split.json", "metrics.csv")
+    found = [part for name in records for part in folder.glob(f"{name}.????????.tmp")]
+    found += (folder / "checkpoints").glob("*.ckpt.????????.tmp")
+    return [part for part in found if part.is_file()]
+
+
 def find_checkpoint(run_dir: str, word: str | None) -> str | None:
     """The file that a run is to be continued from, opened to see that this is possible.
 
@@ -131,13 +148,14 @@ def find_checkpoint(run_dir: str, word: str | None) -> str | None:
     folder = Path(run_dir, "checkpoints")
     last = folder / "last.ckpt"
     if word is None:
-        # A batch system that starts the same script again means the same run.
-        if not last.exists():
+        held = [last] if last.exists() else sorted(folder.glob("*.ckpt"))
+        if not held:
             return None
+        # A batch system that starts the same script again means the same run.
         if int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
             raise ValueError(
-                f"`run_dir` already holds a run, '{last}': give --ckpt_path last to continue it, "
-                "or another folder."
+                f"`run_dir` already holds a run, '{held[0]}': give --ckpt_path "
+                f"{'last' if last.exists() else held[0]} to continue it, or another folder."
             )
         word = "last"
     path = folder / f"{word}.ckpt"

@@ -153,6 +153,10 @@ class SSLCLI(CommandLine):
         if self.subcommand == "fit":
             self._prepare_fit(config)
         else:
+            if config.ckpt_path in ("last", "best"):
+                self._require_folder(config)
+                found = find_checkpoint(config.run_dir, config.ckpt_path)
+                config.ckpt_path = found or f"{config.run_dir}/checkpoints/{config.ckpt_path}.ckpt"
             config.run_dir = config.run_dir or "runs"
             config.trainer.logger = False
             self.save_config_callback = None
@@ -164,13 +168,16 @@ class SSLCLI(CommandLine):
         config.trainer = fill(config.trainer, config.run_dir)
         config.trainer.default_root_dir = config.trainer.default_root_dir or config.run_dir
 
-    def _prepare_fit(self, config: Namespace) -> None:
-        """Find the run's folder and what it goes on from; nothing is written yet."""
+    def _require_folder(self, config: Namespace) -> None:
         if config.run_dir is None and config.ckpt_path in ("last", "best"):
             raise ValueError(
                 f"`ckpt_path` '{config.ckpt_path}' is of a run's folder: give its --run_dir, or -c "
                 "and its config.yaml."
             )
+
+    def _prepare_fit(self, config: Namespace) -> None:
+        """Find the run's folder and what it goes on from; nothing is written yet."""
+        self._require_folder(config)
         config.run_dir = config.run_dir or new_run_dir(config)
         # A clock does not say how long the schedule is, which has to be the same in every run.
         if config.trainer.max_steps == -1 and config.trainer.max_epochs is None:

@@ -196,10 +196,13 @@ class SSLDataModule(DescribedData):
         required(self.trainer if self._draw_views else None, "train_dataloader")
         assert self._draw_views is not None
         fetch, steps = self._draw_views.fetch, self._count_steps()
-        kind = (self.num_classes, self.image_size)
-        counts = (self.num_labeled, self.num_unlabeled)
-        rank_zero_info(describe_run(self._attached_trainer, fetch.plan, kind, counts, steps))
-        self._store_split()
+        kind, counts = (self.num_classes, self.image_size), (self.num_labeled, self.num_unlabeled)
+        trainer, folder = self._attached_trainer, self._attached_trainer.log_dir  # asks all ranks
+        rank_zero_info(describe_run(trainer, fetch.plan, kind, counts, steps))
+        kept = any(hasattr(c, "keeps_records") for c in trainer.callbacks)  # type: ignore[attr-defined]
+        stored = trainer.loggers or trainer.checkpoint_callbacks
+        if stored and folder and not kept and trainer.is_global_zero:
+            self.store_split(folder)
         return TrainLoader(
             fetch,
             steps,
@@ -208,12 +211,13 @@ class SSLDataModule(DescribedData):
             pin_memory=pins_memory(self.trainer),
         )
 
-    def _store_split(self) -> None:
-        """Write the split beside the logs, after all that training needs was read and built."""
-        trainer, folder = self._attached_trainer, self._attached_trainer.log_dir  # asks all ranks
-        if (trainer.loggers or trainer.checkpoint_callbacks) and folder and trainer.is_global_zero:
-            split = (self.split, len(self.source.train), self.pseudo)
-            save_split(Path(folder, "split.json"), *split)
+    def store_split(self, folder: str) -> None:
+        """Write ``split.json``, which ``labels_file`` and ``pseudo_labels`` take.
+
+        Args:
+            folder: Where to.
+        """
+        save_split(Path(folder, "split.json"), self.split, len(self.source.train), self.pseudo)
 
     def _position(self) -> int:
         """Step the run stands at; the counter is restored from a checkpoint before it is read."""

@@ -203,6 +203,12 @@ def test_records_belong_to_the_run_folder_whatever_the_logger(logger: str) -> No
     assert set(os.listdir()) == {"deep"} | ({"elsewhere"} if "probes" in logger else set())
 
 
+def test_the_split_lies_in_the_run_folder_wherever_lightning_keeps_its_own() -> None:
+    fit("Supervised", "a", 2, "--trainer.default_root_dir", "b")
+    assert Path("a/split.json").exists()
+    assert not Path("b/split.json").exists()
+
+
 def test_one_process_writes_to_a_folder(a_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ("import sys", "from lightning_ssl.files import FolderLock",
              "lock = FolderLock('runs/a')", "lock.acquire()", "print('held', flush=True)",
@@ -242,6 +248,47 @@ def test_sigterm_saves_after_the_update_and_goes_on_exactly(
     whole, resumed = load("whole"), load("a")
     assert [d for n in STATES for d in differences(whole[n], resumed[n], n)] == []
     assert metrics("whole") == metrics("a")
+
+
+def test_sigterm_before_the_first_update_ends_at_once() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        fit("Supervised", "a", 50, "--trainer.callbacks+=probes.TerminateEarly")
+    signal.signal(signal.SIGTERM, handler)
+    assert stopped.value.code == 143
+    assert not Path("a/checkpoints").exists()
+
+
+def test_only_half_written_records_are_cleared_away(a_run: Path) -> None:
+    own = ["config.yaml.abcdefgh.tmp", "checkpoints/last.ckpt.abcdefgh.tmp"]
+    others = ["notes.tmp", "sub/draft.tmp", "checkpoints/mine.tmp", "config.yaml.tmp"]
+    for name in (*own, *others):
+        (a_run / name).parent.mkdir(exist_ok=True)
+        (a_run / name).touch()
+    (a_run / "split.json.abcdefgh.tmp").mkdir()
+    run(["fit", *CONTINUE])
+    assert [name for name in (*own, *others) if (a_run / name).exists()] == others
+
+
+def test_a_folder_with_any_checkpoint_is_not_overwritten(
+    a_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (a_run / "checkpoints" / "last.ckpt").unlink()
+    before = contents(".")
+    said = refused(capsys, "--model", "FixMatch", *SMALL, "--run_dir", "runs/a")
+    assert "already holds a run, 'runs/a/checkpoints/best.ckpt': give --ckpt_path runs/a" in said
+    assert contents(".") == before
+
+
+@pytest.mark.parametrize("word", ["best", "last"])
+def test_other_subcommands_find_the_checkpoint_of_the_folder(word: str, a_run: Path) -> None:
+    config = yaml.safe_load((a_run / "config.yaml").read_text())
+    Path("c.yaml").write_text(yaml.safe_dump({n: config[n] for n in ("model", "data")}))
+    quiet = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
+    found: Any = run(["test", "-c", "c.yaml", "--run_dir", "runs/a", "--ckpt_path", word, *quiet])
+    path = f"runs/a/checkpoints/{word}.ckpt"
+    wanted: Any = run(["test", "-c", "c.yaml", "--ckpt_path", path, *quiet])
+    assert found.trainer.callback_metrics == wanted.trainer.callback_metrics
 
 
 def test_a_bad_gradient_never_replaces_a_good_checkpoint(

@@ -133,3 +133,10 @@ class Elsewhere(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         pass
+
+
+class TerminateEarly(Callback):
+    """Send SIGTERM to this process before its first step."""
+
+    def on_train_start(self, trainer: Any, *args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
