@@ -38,11 +38,11 @@ POINTS = {
     "MeanTeacher": 0.05,
     "VAT": 0.05,
 }
-# Their steps are tested elsewhere; that they learn would take the suite beyond its ten minutes.
+# Their steps are tested elsewhere; that they learn would take the suite beyond its eight minutes.
 LATER = {
     *("AdaMatch", "CRMatch", "CoMatch", "Dash", "DeFixMatch", "FreeMatch", "MeanTeacher"),
     *("ReFixMatch", "ReMixMatch", "RegMixMatch", "RoPAWS", "SequenceMatch", "SimCLR", "SimCLRCT"),
-    *("SimMatch", "SoftMatch", "UDA", "VAT"),
+    *("FlexMatch", "PAWS", "SimMatch", "SoftMatch", "UDA", "VAT"),
 }
 HELPED = [
     pytest.param(name, marks=pytest.mark.slow) if name in LATER else name
@@ -133,7 +133,7 @@ def test_unlabelled_images_help_with_twenty_labels_of_ten_digits() -> None:
     assert found["MixMatch"] >= found["Supervised"] + 0.1, found
 
 
-@pytest.mark.parametrize("name", ["MOAM", "S4LRotation"])
+@pytest.mark.parametrize("name", [pytest.param("MOAM", marks=pytest.mark.slow), "S4LRotation"])
 def test_turns_of_held_out_images_are_told(name: str) -> None:
     trained = train(name, 0)
     copies = four_rotations(trained.normalize(trained.pixels, {}))
