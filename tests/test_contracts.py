@@ -4,6 +4,7 @@ import ast
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -214,10 +215,10 @@ def test_a_method_with_pseudo_labels_takes_a_correction_or_says_why_not(method: 
         assert takes == (method.no_correction is None)
 
 
-def test_what_one_has_to_read() -> None:
+def test_what_one_has_to_read(capsys: pytest.CaptureFixture[str]) -> None:
     """The bounds of docs/design.md, counted by benchmarks/reading.py."""
-    path = ROOT / "benchmarks" / "reading.py"
-    printed = start(str(path), cwd=ROOT)
+    runpy.run_path(str(ROOT / "benchmarks" / "reading.py"), run_name="__main__")
+    printed = capsys.readouterr().out
     rows = {
         row[0]: row[1:] for row in re.findall(r"\| (\w+) \| (\S+) \| (\S+) \| (\S+) \|", printed)
     }
