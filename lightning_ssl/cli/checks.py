@@ -1,10 +1,8 @@
 """Values that are refused before anything is built or trained, as nobody else refuses them well."""
 
 import math
-from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule
 from torch import nn
 
@@ -128,20 +126,18 @@ def _least_batch(model: SSLModule, streams: Any, processes: int) -> tuple[int, s
     return (2 * processes, "BatchNorm needs two images in each process") if alone else (1, "")
 
 
-def check_weights(model: nn.Module, path: str | None) -> None:
+def check_state(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
     """Refuse a checkpoint whose weights do not fit, by the first that does not.
 
     Args:
         model: The method.
-        path: The checkpoint; nothing is checked where it is no file.
+        checkpoint: What was opened.
+        path: Its file.
 
     Raises:
         ValueError: If a weight has another shape or is missing.
     """
-    if path is None or not Path(path).is_file():
-        return
-    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    weights = stored["state_dict"]
+    weights = checkpoint["state_dict"]
     # What a method keeps besides, such as banks, it may read in its own way.
     for name, own in model.named_parameters():
         found = weights.get(name)

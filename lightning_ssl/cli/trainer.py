@@ -29,7 +29,7 @@ from lightning_ssl.cli.checkpoint import (
     open_checkpoint,
     trained_on,
 )
-from lightning_ssl.cli.checks import check_fit, check_values, check_weights
+from lightning_ssl.cli.checks import check_fit, check_state, check_values
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
 from lightning_ssl.cli.run_folder import (
@@ -206,11 +206,12 @@ class SSLCLI(CommandLine):
         if isinstance(self.model, SSLModule):
             config = self.config[self.subcommand]
             path = config.get("ckpt_path")
-            if self.subcommand == "fit" and path not in WORDS:
+            if path not in WORDS:
                 checkpoint = open_checkpoint(path)
-                check_method(self.model, checkpoint, None)
-                check_options(self.model, checkpoint, LINKED)  # these the data will be asked for
-            check_weights(self.model, path)
+                if self.subcommand == "fit":
+                    check_method(self.model, checkpoint, None)
+                    check_options(self.model, checkpoint, LINKED)  # the data check these
+                check_state(self.model, checkpoint, path)
             if self.subcommand == "fit":
                 check_fit(self.model, self.datamodule, getattr(self.trainer, "world_size", 1))
 
