@@ -114,7 +114,7 @@ def test_a_monitor_that_nothing_logs_is_refused_at_the_start(
         (EarlyStopping("val/acc"), 1),
         (EarlyStopping("test/acc"), 0),
         (EarlyStopping("train/loss", check_on_train_epoch_end=True), 0),
-        (RunCheckpoint("best", ".", monitor="val/acc"), 0),
+        (RunCheckpoint("best", monitor="val/acc"), 0),
     ],
 )
 def test_a_monitor_that_is_logged_is_taken(callback: Any, val_per_class: int) -> None:
