@@ -1,5 +1,6 @@
 """Averaged weights for evaluation."""
 
+import math
 from functools import reduce
 from itertools import chain
 from typing import Any
@@ -14,12 +15,33 @@ from torch.optim.swa_utils import AveragedModel
 from lightning_ssl.lightning_private import average_of
 
 
+def decay_of(ema_decay: float, ema_half_life: float | None) -> float:
+    """Decay of an average, given as such or by its half-life.
+
+    Args:
+        ema_decay: Weight of the old average, in [0, 1).
+        ema_half_life: Updates after which a weight's share has halved; None for ``ema_decay``.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if not 0 <= ema_decay < 1:
+        raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay}.")
+    if ema_half_life is None:
+        return ema_decay
+    if not 0 < ema_half_life < math.inf:
+        raise ValueError(f"`ema_half_life` must be above 0 or null, got {ema_half_life}.")
+    return float(0.5 ** (1 / ema_half_life))
+
+
 class EMA(WeightAveraging):
     """Exponential moving average of the parameters, updated after each optimizer update.
 
     It starts as a copy of the weights that training starts from. BatchNorm statistics and other
     buffers are copied, not averaged, as in FixMatch's code. The average is kept in float32 at
-    least, where half precision would round its small steps away.
+    least, where half precision would round its small steps away. Parameters that do not learn are
+    the module's own, not copies: a frozen network costs neither time nor memory, nor is it stored
+    twice.
 
     Args:
         decay: Weight of the old average, in [0, 1).
@@ -48,7 +70,10 @@ class EMA(WeightAveraging):
         average.to(device=pl_module.device, dtype=dtype)
         # Counted on the host; adding to it on the device would cost a launch in every update.
         average.n_averaged = average.n_averaged.cpu()
-        self._parameters = ([*average.module.parameters()], [*pl_module.parameters()])
+        _share_frozen(average.module, pl_module)
+        learning = [name for name, p in pl_module.named_parameters() if p.requires_grad]
+        copies, own = dict(average.module.named_parameters()), dict(pl_module.named_parameters())
+        self._parameters = ([copies[n] for n in learning], [own[n] for n in learning])
         if average.n_averaged == 0:  # not restored
             with torch.no_grad():
                 torch._foreach_copy_(*self._parameters)
@@ -90,7 +115,8 @@ class EMA(WeightAveraging):
         """Evaluate the average while fitting; after that the module holds what is asked for."""
         if trainer.state.fn == TrainerFn.FITTING:
             # The parent exchanges the two, which would round the average to half precision.
-            self._trained = {name: value.clone() for name, value in _tensors(pl_module).items()}
+            values = _tensors(pl_module).items()
+            self._trained = {name: value.clone() for name, value in values if _changes(value)}
             _copy(_tensors(self._average.module), pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -144,7 +170,23 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(chain.from_iterable(list_(remove_duplicate=False) for list_ in named))
 
 
+def _changes(tensor: Tensor) -> bool:
+    """Whether training may change it: a buffer, or a parameter that learns."""
+    return tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+
+
+def _share_frozen(copy: nn.Module, module: nn.Module) -> None:
+    """Let a copy of a module have its frozen parameters, where they have one type."""
+    parts = dict(copy.named_modules())
+    for name, part in module.named_modules():
+        for key, parameter in part.named_parameters(recurse=False):
+            own = getattr(parts[name], key)
+            if not parameter.requires_grad and own.dtype == parameter.dtype:
+                setattr(parts[name], key, parameter)
+
+
 def _copy(values: dict[str, Tensor], module: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in _tensors(module).items():
-            tensor.copy_(values[name])
+            if _changes(tensor):
+                tensor.copy_(values[name])

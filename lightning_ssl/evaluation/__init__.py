@@ -1,6 +1,6 @@
 """Metrics and classifiers that know no method."""
 
-from lightning_ssl.evaluation.metrics import evaluation_metrics
+from lightning_ssl.evaluation.metrics import count_right, evaluation_metrics
 from lightning_ssl.evaluation.neighbors import (
     SoftNearestNeighborAccuracy,
     SoftNearestNeighbors,
@@ -11,5 +11,6 @@ __all__ = (
     "SoftNearestNeighborAccuracy",
     "SoftNearestNeighbors",
     "classify_by_neighbors",
+    "count_right",
     "evaluation_metrics",
 )

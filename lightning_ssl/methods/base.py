@@ -1,6 +1,5 @@
 """What all methods share: network, metrics, optimizer, evaluation, prediction, warm start."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -10,25 +9,20 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
+from typing_extensions import Self
 
 from lightning_ssl.callbacks.checks import RunChecks
-from lightning_ssl.callbacks.ema import EMA
+from lightning_ssl.callbacks.ema import EMA, decay_of
 from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.callbacks.learning_rate import LearningRate
 from lightning_ssl.callbacks.method_record import check_method, record_method
 from lightning_ssl.callbacks.stored import open_for
 from lightning_ssl.distributed import mean_over_ranks
-from lightning_ssl.evaluation import evaluation_metrics
+from lightning_ssl.evaluation import count_right, evaluation_metrics
 from lightning_ssl.lightning_private import attached_trainer, warn_of_twin
 from lightning_ssl.losses import softmax
 from lightning_ssl.models import LinearHead, build_backbone, layer_scales, load_weights
-from lightning_ssl.optim import (
-    Optimizer,
-    Schedule,
-    build_optimizer,
-    build_scheduler,
-    parameter_groups,
-)
+from lightning_ssl.optim import Optimizer, Schedule, parameter_groups, scheduled
 from lightning_ssl.seeding import derive_seed, global_seed
 from lightning_ssl.types import Batch, as_batch
 
@@ -46,9 +40,12 @@ class SSLModule(pl.LightningModule, ABC):
     Args:
         num_classes: Number of classes; taken from the data on the command line.
         backbone: Name of the network: ``wrn_28_2``, a torchvision name such as ``resnet50``, or
-            ``timm/`` and a timm name.
+            ``timm/`` and a timm name; or a module with ``num_features`` that turns images
+            ``(B, C, H, W)`` into features ``(B, num_features)``.
         backbone_args: Further arguments of the network, such as ``bn_momentum``, ``pretrained``
             or ``small_stem``; see :func:`lightning_ssl.models.build_backbone`.
+        freeze_backbone: Whether only the heads learn: the network gets no gradient and stays in
+            evaluation mode, and neither the optimizer nor the average holds it.
         in_channels: Channels of the images; taken from the data on the command line.
         optimizer: Optimizer and its values.
         schedule: Learning-rate schedule, counted in optimizer updates.
@@ -68,14 +65,17 @@ class SSLModule(pl.LightningModule, ABC):
     """Order of the labelled images where ``data.labeled_order`` does not say."""
     no_correction: ClassVar[str | None] = None
     """Why a method with pseudo-labels takes no correction for imbalanced classes."""
+    needs_pixels: ClassVar[str | None] = None
+    """Why a method cannot do with features of a frozen network in the place of images."""
     lr = LearningRate()
     _batch_size = 1  # of labelled images, for the weights of logged means
 
     def __init__(
         self,
         num_classes: int,
-        backbone: str = "wrn_28_2",
+        backbone: str | nn.Module = "wrn_28_2",
         backbone_args: dict[str, Any] | None = None,
+        freeze_backbone: bool = False,
         in_channels: int = 3,
         optimizer: Optimizer = Optimizer(),  # noqa: B008 (frozen)
         schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
@@ -88,24 +88,21 @@ class SSLModule(pl.LightningModule, ABC):
         warn_of_twin()
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay}.")
-        if ema_half_life is not None:
-            if not 0 < ema_half_life < math.inf:
-                raise ValueError(f"`ema_half_life` must be above 0 or null, got {ema_half_life}.")
-            ema_decay = 0.5 ** (1 / ema_half_life)
-        self.save_hyperparameters()
+        self.ema_decay = decay_of(ema_decay, ema_half_life)
+        self.save_hyperparameters(ignore=[] if isinstance(backbone, str) else ["backbone"])
         self.num_classes = num_classes = int(num_classes)  # torchmetrics takes none of NumPy's
         # A checkpoint holds plain dicts, so that it loads with weights_only=True.
         self.optimizer = Optimizer(**optimizer) if isinstance(optimizer, dict) else optimizer
         self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
-        self.ema_decay = ema_decay
         self.weights = weights
         self.weights_strict = weights_strict
         self.backbone = build_backbone(backbone, in_channels=in_channels, **(backbone_args or {}))
         layer_scales(self.backbone, self.optimizer.layer_decay)  # an error now, not in training
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.backbone.to(memory_format=torch.channels_last)
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            self.backbone.requires_grad_(False).eval()
         self.classifier: nn.Module = LinearHead(self.num_features, num_classes)
         self.unbalanced: nn.Module | None = None
         metrics = evaluation_metrics(num_classes)
@@ -128,15 +125,29 @@ class SSLModule(pl.LightningModule, ABC):
 
     # Network
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen network stays in evaluation mode.
+
+        Args:
+            mode: Whether to train.
+        """
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
     def embed(self, images: Tensor) -> Tensor:
         """Features of images.
 
         Args:
-            images: Normalised images ``(B, C, H, W)``.
+            images: Normalised images ``(B, C, H, W)``, or their features ``(B, F)``, if these were
+                computed before.
 
         Returns:
             Pooled features ``(B, F)``.
         """
+        if images.ndim == 2:
+            return images
         features: Tensor = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return features
 
@@ -214,17 +225,8 @@ class SSLModule(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and the schedule stepped after each update."""
-        optimizer = build_optimizer(self.parameter_groups(), self.optimizer)
-        scheduler = build_scheduler(
-            optimizer,
-            self.schedule,
-            self.trainer.estimated_stepping_batches,
-            self.optimizer.weight_decay_end,
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        updates = self.trainer.estimated_stepping_batches
+        return scheduled(self.parameter_groups(), self.optimizer, self.schedule, updates)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Average the weights for evaluation, unless the trainer already does; check the run."""
@@ -273,32 +275,20 @@ class SSLModule(pl.LightningModule, ABC):
         self.log("train/loss", loss)
         self.log_dict({f"train/loss_{name}": value for name, value in parts.items()})
 
-    def log_pseudo_labels(self, probs: Tensor, mask: Tensor, hidden_target: Tensor | None) -> None:
+    def log_pseudo_labels(
+        self, probs: Tensor, mask: Tensor | None, hidden_target: Tensor | None
+    ) -> None:
         """Log ``train/mask_rate`` and, where classes are known, ``train/pseudo_acc``.
 
         Args:
             probs: Probabilities that teach, ``(B, C)``.
-            mask: Rows that count, ``(B,)``, bool.
+            mask: Rows that count, ``(B,)``, bool; None for all, whose rate is not logged.
             hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
         """
-        self.log("train/mask_rate", mask.float().mean())
-        self.log_pseudo_accuracy(probs, hidden_target, mask)
-
-    def log_pseudo_accuracy(
-        self, probs: Tensor, hidden_target: Tensor | None, mask: Tensor | None = None
-    ) -> None:
-        """Log ``train/pseudo_acc``, where classes are known.
-
-        Args:
-            probs: Probabilities that teach, ``(B, C)``.
-            hidden_target: Known classes ``(B,)``, -1 where unknown, or None. Only logged.
-            mask: Rows that count, ``(B,)``, bool; None for all.
-        """
+        if mask is not None:
+            self.log("train/mask_rate", mask.float().mean())
         if hidden_target is not None:
-            known = hidden_target >= 0
-            kept = known if mask is None else mask & known
-            right = kept & (probs.argmax(dim=1) == hidden_target)
-            counts = torch.stack([right.sum(), kept.sum()]).float()
+            counts = count_right(probs, hidden_target, mask)
             if self._writes_step:
                 counts = mean_over_ranks(counts)  # of all processes, not the mean of their shares
             # Undefined, not zero, where nothing is kept.

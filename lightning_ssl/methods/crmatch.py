@@ -112,5 +112,5 @@ class CRMatch(SSLModule):
         """Values in the feature map of an image."""
         self.backbone.eval()  # an image of zeros shall leave BatchNorm's statistics alone
         _, found = features_and_map(self.backbone, torch.zeros(1, channels, side, side))
-        self.backbone.train()
+        self.train()
         return found[0].numel()

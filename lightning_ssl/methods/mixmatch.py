@@ -90,7 +90,7 @@ class MixMatch(SSLModule):
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
 
         self.log_losses(loss, x=loss_x, u=loss_u)
-        self.log_pseudo_accuracy(probs, batch.unlabeled.hidden_target)
+        self.log_pseudo_labels(probs, None, batch.unlabeled.hidden_target)
         return loss
 
     @torch.no_grad()

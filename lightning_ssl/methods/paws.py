@@ -120,7 +120,7 @@ class PAWS(ProjectionModule):
         loss = loss_u + loss_me_max if self.me_max else loss_u
 
         self.log_losses(loss, u=loss_u, me_max=loss_me_max)
-        self.log_pseudo_accuracy(small, u.hidden_target)
+        self.log_pseudo_labels(small, None, u.hidden_target)
         return loss
 
     def targets(

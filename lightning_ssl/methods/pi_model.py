@@ -54,5 +54,5 @@ class PiModel(SSLModule):
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
 
         self.log_losses(loss, x=loss_x, u=loss_u)
-        self.log_pseudo_accuracy(probs, u.hidden_target)
+        self.log_pseudo_labels(probs, None, u.hidden_target)
         return loss

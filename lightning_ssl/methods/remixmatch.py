@@ -135,7 +135,7 @@ class ReMixMatch(TeacherModule):
         loss = loss + self.lambda_rotation * losses["rotation"] + sum(further.values())
 
         self.log_losses(loss, **losses, **further)
-        self.log_pseudo_accuracy(guess, u.hidden_target)
+        self.log_pseudo_labels(guess, None, u.hidden_target)
         self._learn_magnitudes(x)
         return loss
 

@@ -77,7 +77,7 @@ class SoftMatch(WeakStrongModule):
         loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 
         self.log_losses(loss, x=loss_x, u=loss_u, **further)
-        self.log_pseudo_accuracy(probs, batch.unlabeled.hidden_target)
+        self.log_pseudo_labels(probs, None, batch.unlabeled.hidden_target)
         self.log("train/weight", weight.mean())
         self.log("train/confidence_mean", self.mean.value)
         self.log("train/confidence_std", self.variance.value.sqrt())

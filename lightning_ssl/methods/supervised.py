@@ -25,8 +25,6 @@ class Supervised(SSLModule):
     Args:
         num_classes: Number of classes; taken from the data on the command line.
         head: ``linear``, or ``mlp`` for linear, BatchNorm, ReLU and a zero-initialised linear.
-        freeze_backbone: Whether only the head learns; the network's BatchNorm statistics then
-            stay as they are.
         **kwargs: Arguments of :class:`SSLModule`.
 
     Raises:
@@ -37,7 +35,6 @@ class Supervised(SSLModule):
         self,
         num_classes: int,
         head: Literal["linear", "mlp"] = "linear",
-        freeze_backbone: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
@@ -45,9 +42,6 @@ class Supervised(SSLModule):
             raise ValueError(f"`head` must be one of ('linear', 'mlp'), got {head!r}.")
         if head == "mlp":
             self.classifier = MLPHead(self.num_features, num_classes)
-        self.freeze_backbone = freeze_backbone
-        self.backbone.requires_grad_(not freeze_backbone)
-        self.train()  # a Trainer keeps the modes it finds
 
     @property
     def views(self) -> ViewSpec:
@@ -84,14 +78,3 @@ class Supervised(SSLModule):
         loss = cross_entropy(logits[0], labeled.target)
         self.log_losses(loss)
         return loss
-
-    def train(self, mode: bool = True) -> "Supervised":
-        """Set the mode; a frozen backbone stays in evaluation mode.
-
-        Args:
-            mode: Whether to train.
-        """
-        super().train(mode)
-        if self.freeze_backbone:
-            self.backbone.eval()
-        return self

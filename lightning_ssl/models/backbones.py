@@ -18,7 +18,7 @@ from lightning_ssl.models.wider_resnet import WiderResNet50
 
 
 def build_backbone(
-    name: str, *, in_channels: int = 3, pretrained: bool = False, **options: Any
+    name: str | nn.Module, *, in_channels: int = 3, pretrained: bool = False, **options: Any
 ) -> nn.Module:
     """Build a network that turns images ``(B, in_channels, H, W)`` into pooled features.
 
@@ -33,7 +33,9 @@ def build_backbone(
             * ``resnet50w2`` or ``resnet50w4``: a ResNet-50 with two or four times the channels
               everywhere, the stem included, as in PAWS;
             * a torchvision ResNet such as ``resnet50`` or ``wide_resnet50_2``;
-            * ``timm/<name>``.
+            * ``timm/<name>``;
+
+            or a module of one's own, which is returned as it is.
         in_channels: Channels of the images.
         pretrained: Whether to start from the library's default weights (downloaded). With other
             than 3 channels the stem's are their sum over colours divided by the channels, so
@@ -47,8 +49,11 @@ def build_backbone(
         A module with ``num_features`` whose ``forward`` returns ``(B, num_features)``.
 
     Raises:
-        ValueError: If the name or an option is unknown, or there are no pretrained weights.
+        ValueError: If the name or an option is unknown, there are no pretrained weights, or a
+            module lacks ``num_features``.
     """
+    if isinstance(name, nn.Module):
+        return _own(name, {**options, **({"pretrained": True} if pretrained else {})})
     for form, build in _OWN.items():
         numbers = re.fullmatch(re.sub(r"<\w+>", r"(\\d+)", form), name)
         if numbers is None:
@@ -63,6 +68,21 @@ def build_backbone(
     if name.startswith("timm/"):
         return _timm(name, in_channels, pretrained, **options)
     raise _unknown(name)
+
+
+def _own(module: nn.Module, options: dict[str, Any]) -> nn.Module:
+    width, kind = getattr(module, "num_features", None), type(module).__name__
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(
+            f"A `backbone` that is a module must have `num_features`, the width of its output, as "
+            f"an integer, got a {kind} with {width!r}."
+        )
+    if options:
+        raise ValueError(
+            f"`backbone_args` must be null where `backbone` is a module, a {kind}, got "
+            f"{tuple(options)}."
+        )
+    return module
 
 
 def _check_options(name: str, options: dict[str, Any], build: Callable[..., nn.Module]) -> None:

@@ -3,7 +3,7 @@
 from lightning_ssl.optim.groups import parameter_groups
 from lightning_ssl.optim.optimizers import build_optimizer
 from lightning_ssl.optim.options import Optimizer, Schedule
-from lightning_ssl.optim.schedules import UpdateScheduler, build_scheduler, multiplier
+from lightning_ssl.optim.schedules import UpdateScheduler, build_scheduler, multiplier, scheduled
 
 __all__ = (
     "Optimizer",
@@ -13,4 +13,5 @@ __all__ = (
     "build_scheduler",
     "multiplier",
     "parameter_groups",
+    "scheduled",
 )

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_ssl.optim.options import Schedule
+from lightning_ssl.optim.optimizers import build_optimizer
+from lightning_ssl.optim.options import Optimizer, Schedule
 
 
 def multiplier(step: int, total: float, schedule: Schedule) -> float:
@@ -127,3 +128,22 @@ def build_scheduler(
             f"(set `max_steps`), got {total_steps} with the schedule {schedule.name!r}."
         )
     return UpdateScheduler(optimizer, schedule, total_steps, weight_decay_end)
+
+
+def scheduled(
+    groups: list[dict[str, Any]], optimizer: Optimizer, schedule: Schedule, total_steps: float
+) -> dict[str, Any]:
+    """Optimizer, and the schedule stepped after each update, as Lightning takes them.
+
+    Args:
+        groups: Parameter groups.
+        optimizer: Which optimizer, and its values.
+        schedule: Shape of the learning rate.
+        total_steps: Optimizer updates of the run.
+    """
+    built = build_optimizer(groups, optimizer)
+    scheduler = build_scheduler(built, schedule, total_steps, optimizer.weight_decay_end)
+    return {
+        "optimizer": built,
+        "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+    }

@@ -11,6 +11,7 @@ import torch
 
 from lightning_ssl import methods
 from lightning_ssl.cli import run
+from lightning_ssl.models import build_backbone
 
 from runs import SMALL, differences, fit, load
 
@@ -364,6 +365,54 @@ def test_the_seed_decides_everything_hidden_targets_nothing_and_precision_little
 def _losses(run_dir: str) -> list[float]:
     with Path(run_dir, "metrics.csv").open() as file:
         return [float(r["train/loss"]) for r in csv.DictReader(file) if r["train/loss"]]
+
+
+OWN_WAYS = {
+    "Supervised",
+    "FixMatch",
+    "PAWS",
+    "SuNCEt",
+    "CRMatch",
+    "MeanTeacher",
+    "MOAM",
+    "SimMatch",
+}
+FROZEN = ("--model.freeze_backbone", "true")
+
+
+@pytest.mark.parametrize(
+    "row",
+    # Those that handle the network's mode or average themselves, and one of each family.
+    [r if r.name in OWN_WAYS else pytest.param(r, marks=pytest.mark.slow) for r in ROWS],
+    ids=str,
+)
+def test_a_frozen_network_stays_as_it_is_and_is_stored_once(row: Row) -> None:
+    state = build_backbone("wrn_10_1").state_dict()
+    torch.save({f"backbone.{name}": value for name, value in state.items()}, "network.pt")
+    warm = ("--model.weights", "network.pt", "--model.weights_strict", "false")
+    cli = start(row, "a", 3, *FROZEN, *warm)
+    checkpoint = load("a")
+    for name in STATES[:2]:
+        kept = {f"backbone.{key}": checkpoint[name][f"backbone.{key}"] for key in state}
+        assert differences(kept, torch.load("network.pt")) == []
+    assert differences(checkpoint["state_dict"], checkpoint["current_model_state"]) != []
+    held = {p for group in cli.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert held == {p for p in cli.model.parameters() if p.requires_grad}
+    assert held.isdisjoint(cli.model.backbone.parameters())
+    twice = [checkpoint[name]["backbone.stem.weight"].data_ptr() for name in STATES[:2]]
+    assert twice[0] == twice[1]
+
+
+def test_a_frozen_run_resumes_bit_for_bit() -> None:
+    row = next(row for row in ROWS if row.name == "MeanTeacher")
+    each = ("--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",
+            "--trainer.callbacks.filename", "each", "--trainer.callbacks.every_n_train_steps", "1",
+            "--trainer.callbacks+=probes.Leave", "--trainer.callbacks.step", "3",
+            "--trainer.callbacks.checkpoint", "whole/checkpoints/each.ckpt")  # fmt: skip
+    start(row, "whole", 5, *FROZEN, *each)
+    start(row, "resumed", 5, *FROZEN, "--ckpt_path", "left.ckpt")
+    whole, resumed = load("whole"), load("resumed")
+    assert [d for name in STATES for d in differences(whole[name], resumed[name], name)] == []
 
 
 def without_views(row: Row) -> tuple[str, str]:
