@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data.pseudo": {"files", "data.text", "data.splits"},
     "data.loading": {"types", "seeding", "lightning_private", "augment"}
     | {"data.plan", "data.sources", "data.splits"},
-    "data": {"types", "seeding", "checks", "files", "records", "augment"}
+    "data": {"types", "seeding", "checks", "records", "augment"}
     | {"data.orders", "data.plan", "data.sources", "data.splits", "data.pseudo", "data.loading"},
     "methods.base": {"types", "seeding", "distributed", "lightning_private"}
     | {"losses", "models", "optim", "evaluation", "callbacks"},
@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": {"types", "distributed", "checks"}
     | {"losses", "state", "augment", "models", "optim", "evaluation"}
     | {"methods.base", "methods.draws", "methods.corrections", "methods.families"},
-    "cli": {"files", "optim", "callbacks", "data", "data.sources", "methods"},
+    "cli": {"files", "models", "optim", "callbacks", "data", "data.sources", "methods"},
     "cli.trainer": {"__init__", "files", "lightning_private", "models", "callbacks"}
     | {"methods", "cli"},
     "commands": {"seeding", "checks", "files"}

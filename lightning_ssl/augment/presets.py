@@ -19,7 +19,9 @@ LARGE = 64
 """Images with a side above this get the pipelines of ImageNet, others those of CIFAR-10."""
 
 
-def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False) -> Transform:
+def preset(
+    name: str, size: int, *, hflip: bool = True, multicrop: bool = False, multiple: int = 1
+) -> Transform:
     """Make the pipeline of a view; geometry scales with the image's side.
 
     * ``basic``: flip (large: random-resized crop and flip).
@@ -39,6 +41,7 @@ def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False)
         hflip: Whether a horizontal flip keeps the label.
         multicrop: Whether the method also uses ``local`` views; PAWS then cuts its large crops
             differently.
+        multiple: What the side of ``local`` is a multiple of: the patch of a transformer.
 
     Raises:
         ValueError: If ``name`` is unknown or ``size`` below 1.
@@ -60,7 +63,7 @@ def preset(name: str, size: int, *, hflip: bool = True, multicrop: bool = False)
     if name == "simclr":
         crop = RandomResizedCrop(size)
         return Compose([crop, *flip, *(_imagenet_color() if size > LARGE else _cifar_color(False))])
-    crop = _paws_crop(name, size, multicrop)
+    crop = _paws_crop(name, size, multicrop, multiple)
     return Compose([crop, *flip, *(_imagenet_color() if size > LARGE else _cifar_color(True))])
 
 
@@ -70,11 +73,12 @@ def _weak(size: int, flip: list[Transform]) -> list[Transform]:
     return [*flip, PadCrop(size // 8)]
 
 
-def _paws_crop(name: str, size: int, multicrop: bool) -> RandomResizedCrop:
+def _paws_crop(name: str, size: int, multicrop: bool, multiple: int) -> RandomResizedCrop:
     """Crops of arXiv 2104.13963 as in facebookresearch/suncet."""
     if name == "local":
         # 18 of 32 and 96 of 224 pixels, rounded up.
         small = -(-96 * size // 224) if size > LARGE else -(-18 * size // 32)
+        small = -(-small // multiple) * multiple
         return RandomResizedCrop(small, (0.05, 0.14) if size > LARGE else (0.3, 0.75))
     if size > LARGE:
         return RandomResizedCrop(size, (0.14, 1.0) if multicrop else (0.08, 1.0))

@@ -51,6 +51,7 @@ class Views(nn.Module):
         overrides: Pipelines that replace presets, by view, in all streams. A function that is not a
             :class:`Transform` takes float images in [0, 1], ``(N, C, H, W)``, and returns the same.
         seed: Seed of everything drawn.
+        multiple: What the side of a small crop is a multiple of, see :func:`preset`.
 
     Raises:
         ValueError: If a number of copies is below 1, a view is no preset and not overridden, or an
@@ -67,6 +68,7 @@ class Views(nn.Module):
         hflip: bool = True,
         overrides: Mapping[str, Override] | None = None,
         seed: int = 0,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         self.seed = seed
@@ -77,7 +79,7 @@ class Views(nn.Module):
 
         def named(name: str) -> Transform:
             if name not in overrides:
-                return preset(name, size, hflip=hflip, multicrop=multicrop)
+                return preset(name, size, hflip=hflip, multicrop=multicrop, multiple=multiple)
             override = overrides[name]
             return override if isinstance(override, Transform) else Custom(override)
 

@@ -49,6 +49,7 @@ def known_to_checkpoint(
     record = checkpoint.get(DATA.rpartition(".")[2])
     if record is not None:
         form = ("classes", "image_size", "in_channels", "mean", "std")
+        later = {name: record[name] for name in ("crop_pct", "interpolation") if name in record}
         data: dict[str, Any] = {"dataset": "folder"}
         if not predict:
             data = _arguments(checkpoint, "datamodule_hyper_parameters")
@@ -60,6 +61,7 @@ def known_to_checkpoint(
             "init_args": {
                 **data,
                 **{name: record[name] for name in form},
+                **later,
                 "exif_orientation": record.get("exif_orientation", False),
             },
         }
@@ -91,7 +93,7 @@ def follow_record(data: Any, path: str) -> None:
     if record is None:
         return
     given = data["init_args"]
-    for name in ("classes", "image_size"):
+    for name in ("classes", "image_size", "mean", "std", "crop_pct", "interpolation"):
         if given.get(name) is None:
             given[name] = record.get(name)
     if given.get("exif_orientation") is None:

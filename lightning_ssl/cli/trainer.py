@@ -32,6 +32,7 @@ from lightning_ssl.cli.checkpoint import (
 from lightning_ssl.cli.checks import check_fit, check_state, check_values
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
+from lightning_ssl.cli.inputs import follow_network
 from lightning_ssl.cli.run_folder import (
     RunFolder,
     fill,
@@ -157,6 +158,8 @@ class SSLCLI(CommandLine):
                 self._require_folder(config)
                 found = find_checkpoint(config.run_dir, config.ckpt_path)
                 config.ckpt_path = found or f"{config.run_dir}/checkpoints/{config.ckpt_path}.ckpt"
+            if config.ckpt_path is None:  # which knows how its images looked
+                follow_network(config)
             config.run_dir = config.run_dir or "runs"
             config.trainer.logger = False
             self.save_config_callback = None
@@ -190,6 +193,8 @@ class SSLCLI(CommandLine):
             config.ckpt_path = find_checkpoint(config.run_dir, config.ckpt_path)
             if config.ckpt_path is not None:
                 follow_record(config.data, config.ckpt_path)
+        if config.ckpt_path is None:  # which knows how its images looked
+            follow_network(config)
         self.save_config_kwargs = {"record": make_record(config), "lock": lock}
 
     def after_instantiate_classes(self) -> None:

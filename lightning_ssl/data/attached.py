@@ -1,5 +1,7 @@
 """The trainer of a datamodule: what only it can say, and what holds without one."""
 
+from collections.abc import Sequence
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BatchSizeFinder
 
@@ -40,6 +42,17 @@ def pins_memory(trainer: pl.Trainer | None) -> bool:
         trainer: That of the datamodule.
     """
     return trainer is not None and trainer.strategy.root_device.type == "cuda"
+
+
+def patch_side(module: pl.LightningModule) -> int:
+    """Side of the patches that a transformer cuts images into; 1 for other networks.
+
+    Args:
+        module: The method, whose network is its ``backbone``.
+    """
+    patches = getattr(getattr(module, "backbone", None), "patch_embed", None)
+    side = getattr(patches, "patch_size", 1)
+    return int(side[0] if isinstance(side, Sequence) else side)
 
 
 def refuse_batch_size_finder(trainer: pl.Trainer | None) -> None:

@@ -11,20 +11,25 @@ from torch import Tensor, nn
 from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.checks import check_count
-from lightning_ssl.data.attached import pins_memory, ranks, refuse_batch_size_finder, required
+from lightning_ssl.data.attached import (
+    patch_side,
+    pins_memory,
+    ranks,
+    refuse_batch_size_finder,
+    required,
+)
 from lightning_ssl.data.described import DescribedData
 from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
 from lightning_ssl.data.loading.views import DrawViews
-from lightning_ssl.data.orders import Balanced, Order, Shuffled, Stratified
-from lightning_ssl.data.plan import Plan, describe_run
+from lightning_ssl.data.orders import ORDERS, Order, Shuffled, order_of_classes
+from lightning_ssl.data.plan import Plan, count_steps, describe_run
 from lightning_ssl.data.sources.depth import warn_of_few_levels
 from lightning_ssl.data.sources.folder import images_below
 from lightning_ssl.data.sources.images import FileImages, Images, ResidentImages
 from lightning_ssl.data.splits.make import save_split
 from lightning_ssl.types import Batch
 
-_ORDERS = ("shuffled", "balanced", "stratified")
 _RESIDENT_SIDE = 64  # pixels; larger photos are decoded in workers
 _RESIDENT_BYTES = 2**31
 
@@ -84,9 +89,9 @@ class SSLDataModule(DescribedData):
                 "`data.steps_per_epoch` must be a number, 'unlabeled' or 'labeled', got "
                 f"'{steps_per_epoch}'."
             )
-        if labeled_order not in (None, *_ORDERS):
+        if labeled_order not in (None, *ORDERS):
             raise ValueError(
-                f"`data.labeled_order` must be null or one of {_ORDERS}, got '{labeled_order}'."
+                f"`data.labeled_order` must be null or one of {ORDERS}, got '{labeled_order}'."
             )
         self.batch_size = batch_size
         self.unlabeled_batch_size = unlabeled_batch_size
@@ -125,6 +130,7 @@ class SSLDataModule(DescribedData):
             hflip=self.source.hflip if self.hflip is None else self.hflip,
             overrides=self.view_transforms,
             seed=self.seed,
+            multiple=patch_side(trainer.lightning_module),
         )
         plan = Plan(
             self._labeled_order() if "labeled" in declared else None,
@@ -142,26 +148,16 @@ class SSLDataModule(DescribedData):
             rank_zero_info(f"{len(self.pseudo.rows)} labelled images have a pseudo-label.")
 
     def _labeled_order(self) -> Order:
-        module, targets = self._attached_trainer.lightning_module, self.labeled.target
-        name = self.labeled_order or getattr(module, "labeled_order", "shuffled")
-        if name == "stratified":
-            return Stratified(
-                targets,
-                self.batch_size or 4 * (self.classes_per_batch or self.num_classes),
-                self.seed,
-                "labeled",
-                classes_per_batch=self.classes_per_batch,
-                unique_classes_per_rank=self.unique_classes_per_rank,
-            )
-        if self.classes_per_batch is not None or self.unique_classes_per_rank:
-            raise ValueError(
-                "`data.classes_per_batch` and `data.unique_classes_per_rank` need the "
-                f"`data.labeled_order` 'stratified', got '{name}'."
-            )
-        size = self.batch_size or 32
-        if name == "balanced":
-            return Balanced(targets, size, self.seed, "labeled")
-        return Shuffled(len(targets), size, self.seed, "labeled")
+        module = self._attached_trainer.lightning_module
+        return order_of_classes(
+            self.labeled_order or str(getattr(module, "labeled_order", "shuffled")),
+            self.labeled.target,
+            self.batch_size,
+            self.seed,
+            classes_per_batch=self.classes_per_batch,
+            unique_classes_per_rank=self.unique_classes_per_rank,
+            num_classes=self.num_classes,
+        )
 
     def _unlabeled_order(self) -> Order:
         return Shuffled(self.num_unlabeled, self.unlabeled_batch_size, self.seed, "unlabeled")
@@ -229,29 +225,14 @@ class SSLDataModule(DescribedData):
         return int(counted.ready)
 
     def _count_steps(self) -> int:
-        """Steps of an epoch, whole updates: Lightning begins a new accumulation with each epoch."""
         assert self._draw_views is not None
-        accumulated = self._attached_trainer.accumulate_grad_batches
-        if isinstance(self.steps_per_epoch, int):
-            if self.steps_per_epoch % accumulated:
-                raise ValueError(
-                    "`data.steps_per_epoch` must be a multiple of "
-                    f"`trainer.accumulate_grad_batches` ({accumulated}), "
-                    f"got {self.steps_per_epoch}."
-                )
-            return self.steps_per_epoch
-        plan = self._draw_views.fetch.plan
-        if self.steps_per_epoch == "labeled" and plan.labeled is None:
-            raise ValueError(
-                "`data.steps_per_epoch` must be a number or 'unlabeled' with a method that uses no "
-                "labels, got 'labeled'."
-            )
-        by_labels = self.steps_per_epoch == "labeled" or not self.num_unlabeled
-        if by_labels and plan.labeled is not None:
-            steps = self.num_labeled // plan.labeled.batch_size
-        else:
-            steps = self.num_unlabeled // self.unlabeled_batch_size
-        return max(1, steps // accumulated) * accumulated
+        return count_steps(
+            self.steps_per_epoch,
+            self._draw_views.fetch.plan,
+            (self.num_labeled, self.num_unlabeled),
+            self.unlabeled_batch_size,
+            self._attached_trainer.accumulate_grad_batches,
+        )
 
     def val_dataloader(self) -> EvaluationLoader | list[Any]:
         """Validation images; without any, the test images, reported and never selected on."""
@@ -279,7 +260,7 @@ class SSLDataModule(DescribedData):
         """All images below ``root``, or the test images of a named data set."""
         if self.dataset == "folder" and self.root is not None:
             form = (self.in_channels, self.exif_orientation)
-            images = images_below(self.root, *form)
+            images = images_below(self.root, *form).seen(self.crop_pct, self.interpolation)
             warn_of_few_levels(images)
             self._images["predict"] = images
         elif self.source.test is not None:

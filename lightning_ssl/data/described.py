@@ -25,11 +25,11 @@ from lightning_ssl.data.record import (
     make_record,
 )
 from lightning_ssl.data.sources.base import Source
+from lightning_ssl.data.sources.decoding import Interpolation, check_center
 from lightning_ssl.data.sources.images import FileImages
 from lightning_ssl.data.sources.named import follows_exif, open_source, prepare_source
 from lightning_ssl.data.splits.files import LabeledImages
 from lightning_ssl.data.splits.make import Split, make_split
-from lightning_ssl.files import printable
 from lightning_ssl.records import NOT_PLAIN, plain
 from lightning_ssl.seeding import global_seed
 
@@ -67,6 +67,11 @@ class DescribedData(pl.LightningDataModule):
         in_channels: 3, or 1 for gray images.
         classes: Class names in the order of the class numbers; null for the data's own.
         normalize: ``dataset`` for the data's mean and deviation, ``symmetric`` for [-1, 1].
+        crop_pct: Share of a photo's short side that evaluation sees, in (0, 1]; null for 224 / 256,
+            and for all of it up to 64 pixels. A pretrained network brings its own, see
+            :func:`lightning_ssl.models.backbone_inputs`.
+        interpolation: How evaluation resizes photos: ``bilinear`` or ``bicubic``; null for
+            ``bilinear`` or what a pretrained network brings.
         mean: Mean per channel of pixels in [0, 1]; null for what ``normalize`` says.
         std: Standard deviation per channel of pixels in [0, 1]; null likewise.
         extra: Whether SVHN's extra images are training images too.
@@ -100,6 +105,8 @@ class DescribedData(pl.LightningDataModule):
         in_channels: int = 3,
         classes: list[str] | None = None,
         normalize: Literal["dataset", "symmetric"] = "dataset",
+        crop_pct: float | None = None,
+        interpolation: Interpolation | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         extra: bool = False,
@@ -139,6 +146,7 @@ class DescribedData(pl.LightningDataModule):
         self.normalize = normalize
         self.extra, self.fold, self.hflip = extra, fold, hflip
         self._given_exif = exif_orientation
+        self.crop_pct, self.interpolation = check_center(crop_pct, interpolation)
         self.seed = global_seed() if seed is None else seed
         self.view_transforms: dict[str, nn.Module] = {}
         self._given_classes, self._given_size = classes, image_size
@@ -163,7 +171,7 @@ class DescribedData(pl.LightningDataModule):
         if classes is not None and tuple(classes) != source.classes:
             raise ValueError(f"`classes` must be the source's, {source.classes}, got {classes}.")
         module = cls(source.name, in_channels=source.channels, **options)
-        module._source = source
+        module._source = source.seen(module.crop_pct, module.interpolation)
         return module
 
     @property
@@ -171,7 +179,7 @@ class DescribedData(pl.LightningDataModule):
         """The data set; opening it lists files and reads no pixels."""
         if self._source is None:
             own_names = self.dataset in ("imagenet", "folder", "csv")
-            self._source = open_source(
+            opened = open_source(
                 self.dataset,
                 self.root,
                 in_channels=self.in_channels,
@@ -181,11 +189,12 @@ class DescribedData(pl.LightningDataModule):
                 fold=self.fold,
                 exif_orientation=self._given_exif,
             )
-            if self._given_classes and tuple(self._given_classes) != self._source.classes:
+            if self._given_classes and tuple(self._given_classes) != opened.classes:
                 raise ValueError(
                     f"`data.classes` must be the classes of '{self.dataset}', "
-                    f"{self._source.classes}, got {tuple(self._given_classes)}."
+                    f"{opened.classes}, got {tuple(self._given_classes)}."
                 )
+            self._source = opened.seen(self.crop_pct, self.interpolation)
         return self._source
 
     @property
@@ -224,15 +233,8 @@ class DescribedData(pl.LightningDataModule):
             return tuple(self._given_std)
         return (0.5,) * self.in_channels if self.normalize == "symmetric" else self.source.std
 
-    @property
-    def image_std(self) -> tuple[float, ...]:
-        """``std`` for methods, whose hyper-parameters must not share a name with the data's."""
-        return self.std
-
-    @property
-    def image_side(self) -> int:
-        """``image_size`` for methods, likewise."""
-        return self.image_size
+    # For methods, whose hyper-parameters must not share a name with the data's.
+    image_std, image_side = std, image_size
 
     @cached_property
     def split(self) -> Split:
@@ -278,13 +280,10 @@ class DescribedData(pl.LightningDataModule):
         Args:
             index: Position in the training set.
         """
-        images, folder = self.source.train, os.path.expanduser(self.root or "")
-        if not isinstance(images, FileImages):
-            return images.name(index)
+        folder = os.path.expanduser(self.root or "")
         if self.dataset == "csv":
             folder = os.path.dirname(os.path.abspath(folder))
-        prefix = printable(os.path.join(folder, ""))
-        return images.name(index).removeprefix(prefix).replace(os.sep, "/")
+        return self.source.train.name_below(folder, index)
 
     @property
     def num_labeled(self) -> int:
@@ -324,6 +323,7 @@ class DescribedData(pl.LightningDataModule):
             self._pseudo_digest,
             {name: self.hparams[name] for name in WALK if name in self.hparams},
             self.exif_orientation,
+            {"crop_pct": self.crop_pct, "interpolation": self.interpolation},
         )
 
     @property

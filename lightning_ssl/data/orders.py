@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lightning_ssl.seeding import make_generator
 
+ORDERS = ("shuffled", "balanced", "stratified")
+
 
 class _Permutations:
     """Endless fresh permutations of ``range(size)``, read by position; the last two are kept."""
@@ -230,3 +232,47 @@ class Stratified(Order):
             permutation, part = divmod(visit, len(members) // count)
             start = permutation * len(members) + part * count
         return members[self._within[c].read(start, count)]
+
+
+def order_of_classes(
+    name: str,
+    targets: Tensor,
+    batch_size: int | None,
+    seed: int,
+    *,
+    classes_per_batch: int | None,
+    unique_classes_per_rank: bool,
+    num_classes: int,
+) -> Order:
+    """Order of the labelled images by its name.
+
+    Args:
+        name: One of :data:`ORDERS`.
+        targets: Classes of the list ``(N,)``.
+        batch_size: Images of a step; None for 32, or 4 of each class in a stratified order.
+        seed: Seed of the order.
+        classes_per_batch: Classes of a stratified step; None for all.
+        unique_classes_per_rank: See :class:`Stratified`.
+        num_classes: Number of classes.
+
+    Raises:
+        ValueError: If options of a stratified order are given for another one.
+    """
+    if name == "stratified":
+        return Stratified(
+            targets,
+            batch_size or 4 * (classes_per_batch or num_classes),
+            seed,
+            "labeled",
+            classes_per_batch=classes_per_batch,
+            unique_classes_per_rank=unique_classes_per_rank,
+        )
+    if classes_per_batch is not None or unique_classes_per_rank:
+        raise ValueError(
+            "`data.classes_per_batch` and `data.unique_classes_per_rank` need the "
+            f"`data.labeled_order` 'stratified', got '{name}'."
+        )
+    size = batch_size or 32
+    if name == "balanced":
+        return Balanced(targets, size, seed, "labeled")
+    return Shuffled(len(targets), size, seed, "labeled")

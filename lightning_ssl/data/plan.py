@@ -105,3 +105,42 @@ def _of_each(order: Order) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def count_steps(
+    length: int | str,
+    plan: Plan,
+    counts: tuple[int, int],
+    unlabeled_batch_size: int,
+    accumulated: int,
+) -> int:
+    """Steps of an epoch, whole updates: Lightning begins a new accumulation with each epoch.
+
+    Args:
+        length: A number of steps, or ``unlabeled`` or ``labeled`` for one pass over these images.
+        plan: The plan.
+        counts: Number of labelled and of unlabelled images.
+        unlabeled_batch_size: Unlabelled images of a step, also where the method takes none.
+        accumulated: Steps of an update.
+
+    Raises:
+        ValueError: If a given number is not of whole updates, or there are no labelled images.
+    """
+    if isinstance(length, int):
+        if length % accumulated:
+            raise ValueError(
+                "`data.steps_per_epoch` must be a multiple of `trainer.accumulate_grad_batches` "
+                f"({accumulated}), got {length}."
+            )
+        return length
+    if length == "labeled" and plan.labeled is None:
+        raise ValueError(
+            "`data.steps_per_epoch` must be a number or 'unlabeled' with a method that uses no "
+            "labels, got 'labeled'."
+        )
+    num_labeled, num_unlabeled = counts
+    if plan.labeled is not None and (length == "labeled" or not num_unlabeled):
+        steps = num_labeled // plan.labeled.batch_size
+    else:
+        steps = num_unlabeled // unlabeled_batch_size
+    return max(1, steps // accumulated) * accumulated

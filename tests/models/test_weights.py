@@ -4,7 +4,9 @@ import collections
 import warnings
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lightning_ssl.models import load_weights
@@ -125,4 +127,68 @@ def test_checkpoint_with_code_is_refused(path):
 def test_file_without_weights(path, content):
     torch.save(content, path)
     with pytest.raises(ValueError, match="with a 'state_dict' or an 'encoder', or a state"):
+        load_weights(net(), path)
+
+
+class Method(nn.Module):
+    """A network of timm's and a head, as methods have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = timm.create_model("test_resnet", num_classes=0)
+        self.classifier = nn.Linear(self.backbone.num_features, 3)
+
+
+def published(kind):
+    """Weights of a whole network, as people have them."""
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    wraps = {
+        "timm": state,
+        "model": {"model": state, "epoch": 3},
+        "parallel": {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        "dino": {
+            "student": {f"module.{key}": value + 1 for key, value in state.items()},
+            "teacher": state,
+        },
+    }
+    return state, wraps.get(kind, state)
+
+
+@pytest.mark.parametrize("kind", ["timm", "model", "parallel", "dino", "safetensors"])
+def test_a_network_alone_goes_to_the_backbone(path, kind):
+    state, content = published(kind)
+    if kind == "safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    target = Method()
+    head = snapshot(target.classifier)
+    with pytest.warns(UserWarning, match=r"unexpected in the file: backbone.fc.") as caught:
+        loaded = load_weights(target, path)
+    assert len(str(caught[0].message).splitlines()) == 2
+    assert all(torch.equal(target.state_dict()[key], state[key[9:]]) for key in loaded)
+    assert len(loaded) == len(target.backbone.state_dict())
+    assert same(head, snapshot(target.classifier))
+
+
+def test_a_network_that_lacks_something_is_an_error_of_counts_and_five_names(path):
+    state, _ = published("timm")
+    torch.save({key: value for key, value in state.items() if "layer1" not in key}, path)
+    target = Method()
+    before = snapshot(target)
+    missing = [key for key in state if "layer1" in key]
+    with pytest.raises(ValueError, match="do not fit Method") as caught:
+        load_weights(target, path)
+    named = ", ".join(f"backbone.{key}" for key in missing[:5])
+    assert f"missing in the file: {named} and {len(missing) - 5} more\n" in str(caught.value)
+    assert same(before, snapshot(target))
+    with pytest.warns(UserWarning, match="Loaded"):
+        load_weights(target, path, strict=False)
+    assert not same(before, snapshot(target))
+
+
+def test_torn_safetensors(path):
+    save_file(dict(net().state_dict()), path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=f"`weights` must be .*safetensors, got .*{path.name}"):
         load_weights(net(), path)

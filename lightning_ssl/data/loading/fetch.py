@@ -15,7 +15,6 @@ from lightning_ssl.data.sources.images import (
     FileImages,
     Images,
     ResidentImages,
-    resize_center,
     to_tensor,
 )
 from lightning_ssl.data.splits.files import LabeledImages
@@ -96,8 +95,12 @@ class TrainFetch:
         )
         crops = {name: self._crop(stream, name, photos, d) for name, d in drawn.items()}
         if len(drawn) < self.views.count(stream):
-            crops["image"] = torch.stack([to_tensor(resize_center(p, self.size)) for p in photos])
+            crops["image"] = torch.stack([self._center(p) for p in photos])
         return crops
+
+    def _center(self, photo: Image.Image) -> Tensor:
+        assert isinstance(self.images, FileImages)
+        return to_tensor(self.images.center(photo, self.size))
 
     def _crop(self, stream: str, name: str, photos: list[Image.Image], drawn: Tensor) -> Tensor:
         crop = self.views.crop(stream, name)
@@ -194,7 +197,7 @@ class EvaluationFetch:
         pixels, readable = torch.empty(shape, dtype=torch.uint8), []
         for row, index in enumerate(indices.tolist()):
             try:
-                pixels[row] = to_tensor(resize_center(images.decode(index), self.size))
+                pixels[row] = to_tensor(images.center(images.decode(index), self.size))
                 readable.append(row)
             except BrokenImageError:
                 if self.with_target:  # a metric over fewer images would be another metric

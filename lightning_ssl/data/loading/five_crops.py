@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_ssl.data.sources.decoding import SMALL, center_box, resize_center, to_tensor
+from lightning_ssl.data.sources.decoding import SMALL, center_box, to_tensor
 from lightning_ssl.data.sources.images import BrokenImageError, FileImages, Images, ResidentImages
 
 NUM_CROPS = 5
@@ -56,10 +56,11 @@ class FiveCropFetch:
         return stacked, indices[readable]
 
     def _cut(self, photo: Image.Image) -> Tensor:
-        center = to_tensor(resize_center(photo, self.size))
+        assert isinstance(self.images, FileImages)
+        center = to_tensor(self.images.center(photo, self.size))
         if self.size <= SMALL:
             return shifted(center[None])[0]
-        left, top, right, bottom = center_box(*photo.size, self.size)
+        left, top, right, bottom = center_box(*photo.size, self.size, self.images.crop_pct)
         width, height = right - left, bottom - top
         crops = [center]
         for y in (0.0, photo.height - height):

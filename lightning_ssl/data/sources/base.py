@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lightning_ssl.data.sources.decoding import Interpolation
 from lightning_ssl.data.sources.images import Images
 
 T = TypeVar("T")
@@ -55,6 +56,19 @@ class Source:
     test: Images | None = None
     predefined: Tensor | Callable[[], Tensor] | None = None
     known_counts: tuple[int, ...] | Callable[[], tuple[int, ...]] | None = None
+
+    def seen(self, crop_pct: float | None, interpolation: Interpolation) -> "Source":
+        """The same data, as evaluation shall see it.
+
+        Args:
+            crop_pct: Share of a photo's short side, see :class:`FileImages`.
+            interpolation: How it is resized.
+        """
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        found = {
+            n: None if p is None else p.seen(crop_pct, interpolation) for n, p in parts.items()
+        }
+        return replace(self, **found)  # type: ignore[arg-type]  # train is never None
 
     @property
     def num_classes(self) -> int:

@@ -11,12 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
+
+Interpolation = Literal["bilinear", "bicubic"]
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 SMALL = 64  # sides up to this are evaluated whole; larger ones as ImageNet: 256/224, centre crop
 
@@ -146,17 +153,42 @@ def convert_mode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(mode)
 
 
-def center_box(width: int, height: int, size: int) -> tuple[float, float, float, float]:
+def check_center(
+    crop_pct: float | None, interpolation: Interpolation | None
+) -> tuple[float | None, Interpolation]:
+    """Check how evaluation shall see photos.
+
+    Args:
+        crop_pct: Share of the short side.
+        interpolation: How it is resized; None for ``bilinear``.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise ValueError(f"`data.crop_pct` must be in (0, 1] or null, got {crop_pct}.")
+    if interpolation not in (None, *_FILTERS):
+        raise ValueError(
+            f"`data.interpolation` must be null or one of {tuple(_FILTERS)}, got '{interpolation}'."
+        )
+    return crop_pct, interpolation or "bilinear"
+
+
+def center_box(
+    width: int, height: int, size: int, crop_pct: float | None = None
+) -> tuple[float, float, float, float]:
     """Find the square of an image that evaluation looks at.
 
-    Up to 64 pixels it is what remains when the short side becomes ``size`` and the centre is cut;
-    above, when the short side becomes ``size * 256 / 224``. The long side is cut down to whole
-    pixels and the offset rounded, as by torchvision's ``Resize`` and ``CenterCrop``.
+    It is what remains when the short side becomes ``size / crop_pct`` and the centre is cut. The
+    long side is cut down to whole pixels and the offset rounded, as by torchvision's ``Resize`` and
+    ``CenterCrop``; a given ``crop_pct`` also rounds the short side down, as timm does.
 
     Args:
         width: Image width.
         height: Image height.
         size: Side of the result.
+        crop_pct: Share of the short side that is seen, in (0, 1]; None for all of it up to 64
+            pixels, 224 / 256 above.
 
     Returns:
         Left, top, right and bottom in pixels of the image, for ``Image.resize(..., box=...)``.
@@ -167,28 +199,39 @@ def center_box(width: int, height: int, size: int) -> tuple[float, float, float,
         >>> center_box(512, 256, 224)
         (144.0, 16.0, 368.0, 240.0)
     """
-    short = size if size <= SMALL else round(size * 256 / 224)
+    if crop_pct is None:
+        short = size if size <= SMALL else round(size * 256 / 224)
+    else:
+        short = int(size / crop_pct + 1e-6)
     resized = [int(short * side / min(width, height)) for side in (width, height)]
     left, top = (round((side - size) / 2) for side in resized)
     x, y = width / resized[0], height / resized[1]  # pixels of the image in one of the resized one
     return left * x, top * y, min((left + size) * x, width), min((top + size) * y, height)
 
 
-def resize_center(image: Image.Image, size: int) -> Image.Image:
+def resize_center(
+    image: Image.Image,
+    size: int,
+    crop_pct: float | None = None,
+    interpolation: Interpolation = "bilinear",
+) -> Image.Image:
     """Cut and resize an image as evaluation sees it.
 
     Args:
         image: The image.
         size: Side of the result.
+        crop_pct: See :func:`center_box`.
+        interpolation: How it is resized.
     """
-    if size <= SMALL and image.size == (size, size):
+    whole = crop_pct == 1 or (crop_pct is None and size <= SMALL)
+    if whole and image.size == (size, size):
         return image
     # Pillow's filters widen when shrinking, so this is antialiased. The gap lets it first shrink
     # large photos by whole factors, which is faster and differs by less than one grey level.
     return image.resize(
         (size, size),
-        Image.Resampling.BILINEAR,
-        box=center_box(*image.size, size),
+        _FILTERS[interpolation],
+        box=center_box(*image.size, size, crop_pct),
         reducing_gap=3.0,
     )
 

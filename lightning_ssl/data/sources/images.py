@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import overload
+from copy import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_ssl.data.sources.decoding import (
     SMALL,
     BrokenImageError,
+    Interpolation,
     center_box,
     convert_mode,
     header_size,
@@ -25,13 +26,13 @@ from lightning_ssl.data.sources.decoding import (
     to_tensor,
     turn_upright,
 )
+from lightning_ssl.data.sources.packed import PackedStrings
 from lightning_ssl.files import printable
 
 __all__ = [
     "BrokenImageError",
     "FileImages",
     "Images",
-    "PackedStrings",
     "ResidentImages",
     "center_box",
     "resize_center",
@@ -39,38 +40,6 @@ __all__ = [
 ]
 
 _CHUNK = 64  # images one task of the thread pool decodes; a task costs about as much as one image
-
-
-class PackedStrings(Sequence[str]):
-    """Immutable strings in one array, so that a million paths cost no Python object each.
-
-    Worker processes share the array; a list would be copied into each of them page by page, as
-    reading a string touches its reference count.
-
-    Args:
-        strings: The strings.
-    """
-
-    def __init__(self, strings: Iterable[str]) -> None:
-        encoded = [os.fsencode(string) for string in strings]
-        self._ends = np.cumsum([len(part) for part in encoded], dtype=np.int64)
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        """Count the strings."""
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Get one string, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = range(len(self))[index]  # raises IndexError and resolves negative indices
-        start = self._ends[position - 1] if position else 0
-        return os.fsdecode(self._bytes[start : self._ends[position]].tobytes())
 
 
 class Images(ABC):
@@ -85,6 +54,15 @@ class Images(ABC):
     def __len__(self) -> int:
         """Count the images; never reads them."""
 
+    def seen(self, crop_pct: float | None, interpolation: Interpolation) -> "Images":
+        """The same images, as evaluation shall see them; those in RAM are seen whole.
+
+        Args:
+            crop_pct: Share of the short side of a photo, see :class:`FileImages`.
+            interpolation: How it is resized.
+        """
+        return self
+
     def name(self, index: int) -> str:
         """Name an image for messages and result files: its path, or its index as text.
 
@@ -92,6 +70,15 @@ class Images(ABC):
             index: Which image.
         """
         return str(index)
+
+    def name_below(self, folder: str, index: int) -> str:
+        """Name an image for files that lie elsewhere: its path below a folder, or its name.
+
+        Args:
+            folder: The folder.
+            index: Which image.
+        """
+        return self.name(index)
 
 
 class ResidentImages(Images):
@@ -174,6 +161,9 @@ class FileImages(Images):
         targets: Classes ``(N,)``, int64, -1 where no label is known.
         channels: 3 for RGB (gray is repeated), 1 for gray (colour is converted).
         exif_orientation: Whether photos are turned as their EXIF data say.
+        crop_pct: Share of the short side that evaluation sees, in (0, 1]; None for all of it up to
+            64 pixels, 224 / 256 above.
+        interpolation: How evaluation resizes: ``bilinear`` or ``bicubic``.
     """
 
     def __init__(
@@ -182,10 +172,13 @@ class FileImages(Images):
         targets: Tensor,
         channels: int = 3,
         exif_orientation: bool = False,
+        crop_pct: float | None = None,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         self.paths: Sequence[str] = PackedStrings(paths)
         self.channels = channels
         self.exif_orientation = exif_orientation
+        self.crop_pct, self.interpolation = crop_pct, interpolation
         self._targets = targets.to(torch.int64)
         if targets.shape != (len(self.paths),):
             raise ValueError(
@@ -210,6 +203,11 @@ class FileImages(Images):
         """
         return printable(self.paths[index])
 
+    def name_below(self, folder: str, index: int) -> str:
+        """Give a file's path below a folder, see :meth:`Images.name_below`."""
+        prefix = printable(os.path.join(folder, ""))
+        return self.name(index).removeprefix(prefix).replace(os.sep, "/")
+
     def decode(self, index: int) -> Image.Image:
         """Read one image at its own size.
 
@@ -231,6 +229,21 @@ class FileImages(Images):
             raise
         except Exception as error:  # a damaged file makes decoders raise almost anything
             raise BrokenImageError(path, f"{type(error).__name__}: {error}") from error
+
+    def seen(self, crop_pct: float | None, interpolation: Interpolation) -> "FileImages":
+        """The same images, as evaluation shall see them; see :meth:`Images.seen`."""
+        images = copy(self)
+        images.crop_pct, images.interpolation = crop_pct, interpolation
+        return images
+
+    def center(self, photo: Image.Image, size: int) -> Image.Image:
+        """Cut and resize a decoded image as evaluation sees it.
+
+        Args:
+            photo: The image.
+            size: Side of the result.
+        """
+        return resize_center(photo, size, self.crop_pct, self.interpolation)
 
     def load(
         self, size: int, num_threads: int | None = None, replace_ok: Tensor | None = None
@@ -268,7 +281,7 @@ class FileImages(Images):
             broken = []
             for index in range(start, min(start + _CHUNK, len(self))):
                 try:
-                    out[index] = to_array(resize_center(self.decode(index), out.shape[-1]))
+                    out[index] = to_array(self.center(self.decode(index), out.shape[-1]))
                 except BrokenImageError:
                     if replace_ok is None or not replace_ok[index]:
                         raise

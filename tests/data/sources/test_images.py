@@ -16,12 +16,12 @@ from lightning_ssl.data.sources.depth import warn_of_few_levels
 from lightning_ssl.data.sources.images import (
     BrokenImageError,
     FileImages,
-    PackedStrings,
     ResidentImages,
     center_box,
     resize_center,
     to_tensor,
 )
+from lightning_ssl.data.sources.packed import PackedStrings
 
 
 def files(folder: Path, targets: list[int] | None = None, channels: int = 3) -> FileImages:
