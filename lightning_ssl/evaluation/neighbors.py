@@ -53,6 +53,56 @@ def _classify(
     return sums / sums.sum(dim=1, keepdim=True)
 
 
+def nearest_rows(
+    queries: Tensor, support: Tensor, count: int, own: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the rows of largest cosine, without a matrix of all cosines.
+
+    Args:
+        queries: ``(M, D)``, any real; a row of zeros has cosine 0 with all.
+        support: ``(N, D)``.
+        count: How many rows K to find, at most N, or N - 1 with ``own``.
+        own: Row of ``support`` that each query is ``(M,)``, int64, and that it does not find.
+
+    Returns:
+        Cosines ``(M, K)`` in [-1, 1], descending, float32 at least, and the rows ``(M, K)``, int64.
+
+    Raises:
+        ValueError: If there are not so many rows.
+
+    Example:
+        >>> cosines, rows = nearest_rows(torch.eye(2), torch.tensor([[1.0, 0.0], [3.0, 4.0]]), 1)
+        >>> rows.tolist(), [round(value, 4) for value in cosines.flatten().tolist()]
+        ([[0], [1]], [1.0, 0.8])
+    """
+    others = len(support) - (own is not None)
+    if not 1 <= count <= others:
+        raise ValueError(f"`count` must be in [1, {others}], the rows to find, got {count}.")
+    found = []
+    for start in range(0, len(queries), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        found.append(_nearest(queries[part], support, count, None if own is None else own[part]))
+    return torch.cat([cosines for cosines, _ in found]), torch.cat([rows for _, rows in found])
+
+
+def _nearest(
+    queries: Tensor, support: Tensor, count: int, own: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The best of each chunk compete with the best so far."""
+    best = promote(queries).new_empty(len(queries), 0)
+    best_rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(support), _SUPPORT):
+        cosines = cosine(queries, support[start : start + _SUPPORT])
+        rows = torch.arange(start, start + cosines.shape[1], device=queries.device)
+        if own is not None:
+            cosines = cosines.masked_fill(rows == own[:, None], -torch.inf)
+        cosines = torch.cat([best, cosines], dim=1)
+        rows = torch.cat([best_rows, rows.expand(len(queries), -1)], dim=1)
+        best, places = cosines.topk(min(count, cosines.shape[1]), dim=1)
+        best_rows = rows.gather(1, places)
+    return best, best_rows
+
+
 class SoftNearestNeighbors(nn.Module):
     """A classifier without parameters: the embeddings of labelled images, and their classes.
 

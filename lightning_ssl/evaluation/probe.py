@@ -18,6 +18,19 @@ class LinearProbe(NamedTuple):
     weight: Tensor
     bias: Tensor
 
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities of classes.
+
+        Args:
+            features: ``(N, F)``.
+
+        Returns:
+            ``(N, C)`` in the dtype of the weights, rows sum to 1.
+        """
+        # In parts, as the weights may be float64 and the features many.
+        parts = [rows.to(self.weight) @ self.weight.T for rows in features.split(4096)]
+        return (torch.cat(parts) + self.bias).softmax(dim=1)
+
     def accuracy(self, features: Tensor, target: Tensor) -> float:
         """Share of rows whose class has the largest logit.
 
@@ -34,7 +47,8 @@ def logistic_regression(features: Tensor, target: Tensor, c: float = 1.0) -> Lin
 
     .. math:: \min_{W, b} \; \tfrac{1}{2} \lVert W \rVert^2 + c \sum_n H(y_n, p_n)
 
-    With two classes the penalty is on the difference of their rows, as usual.
+    With two classes the penalty is on the difference of their rows, as usual. Where there are fewer
+    rows than columns, the weights lie in the span of the rows and are looked for there alone.
 
     Args:
         features: ``(N, F)``; each column is brought to mean 0 and deviation 1 first, and the
@@ -50,9 +64,14 @@ def logistic_regression(features: Tensor, target: Tensor, c: float = 1.0) -> Lin
     columns = features.double().cpu()
     mean, scale = columns.mean(dim=0), columns.std(dim=0, correction=0)
     scale = torch.where(scale > 0, scale, 1)  # a constant column says nothing
+    columns = (columns - mean) / scale
+    # Turned, the rows are shorter; the penalty does not change with the axes.
+    basis = torch.linalg.qr(columns.T).Q if len(columns) < columns.shape[1] else None
     model = LogisticRegression(C=c, tol=1e-5, max_iter=5000)
-    model.fit(((columns - mean) / scale).numpy(), target.cpu().numpy())
+    model.fit((columns if basis is None else columns @ basis).numpy(), target.cpu().numpy())
     weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+    if basis is not None:
+        weight = weight @ basis.T
     if len(weight) == 1:  # two classes: the logit of the second
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     weight = weight / scale

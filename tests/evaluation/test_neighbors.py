@@ -14,6 +14,7 @@ from lightning_ssl.evaluation import (
     classify_by_neighbors,
     neighbors,
 )
+from lightning_ssl.evaluation.neighbors import nearest_rows
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -112,6 +113,9 @@ def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     with Sizes() as sizes:
         classify_by_neighbors(queries, support, target, 5)
     assert sizes.largest <= max(20 * 50, inputs_and_results) < 400 * 600 / 50
+    with Sizes() as sizes:
+        nearest_rows(queries, support, 3)
+    assert sizes.largest <= max(20 * (50 + 3), inputs_and_results)
     metric = SoftNearestNeighborAccuracy(5)
     metric.update(support, target, support=True)
     metric.update(queries, torch.zeros(400, dtype=torch.int64))
@@ -122,6 +126,37 @@ def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_chunks_are_of_a_bounded_size() -> None:
     assert neighbors._QUERIES * neighbors._SUPPORT * 4 <= 2**25
+
+
+# The nearest rows
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize("queries", [1, 3, 7])
+@pytest.mark.parametrize("support", [4, 5, 9, 13])
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_the_nearest_rows_by_loops(queries: int, support: int, count: int) -> None:
+    values, others, _ = draw(queries + 10 * support, queries, support)
+    cosines, rows = nearest_rows(values, others, count)
+    for query, found, places in zip(values, cosines.tolist(), rows.tolist(), strict=True):
+        every = [float(query @ s / query.norm() / s.norm()) for s in others]
+        wanted = sorted(range(support), key=lambda j: -every[j])[:count]
+        assert places == wanted
+        assert found == pytest.approx([every[j] for j in wanted], abs=1e-12)
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_a_row_does_not_find_itself_but_its_twin() -> None:
+    rows = draw(5, 0, 10)[1]
+    rows = torch.cat([rows, rows[:1]])
+    own = torch.arange(11)
+    found = nearest_rows(rows, rows, 10, own=own)[1]
+    for i in range(11):
+        assert sorted(found[i].tolist()) == [j for j in range(11) if j != i]
+    assert (found[0, 0], found[10, 0]) == (10, 0)
+    for count, message in ((11, r"\[1, 10\], .* got 11"), (0, "got 0")):
+        with pytest.raises(ValueError, match=message):
+            nearest_rows(rows, rows, count, own=own)
 
 
 # The classifier

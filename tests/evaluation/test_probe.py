@@ -27,8 +27,9 @@ def softmax(logits: Array) -> Array:
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("c", [0.1, 3.0])
-def test_logistic_regression_is_at_the_optimum(classes: int, c: float) -> None:
-    features, target = blobs(classes)
+@pytest.mark.parametrize("count", [90, 5])  # the latter fewer than columns
+def test_logistic_regression_is_at_the_optimum(classes: int, c: float, count: int) -> None:
+    features, target = blobs(classes, count)
     probe = logistic_regression(features, target, c)
     x, truth = features.double().numpy(), np.eye(classes)[target.numpy()]
     scale = np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
@@ -43,6 +44,7 @@ def test_logistic_regression_is_at_the_optimum(classes: int, c: float) -> None:
     assert np.abs(penalty).max() > 0.1
     expected = (logits.argmax(axis=1) == target.numpy()).mean()
     assert probe.accuracy(features, target) == pytest.approx(expected)
+    np.testing.assert_allclose(probe.probabilities(features).numpy(), softmax(logits), atol=1e-12)
     assert expected > 1.5 / classes
 
 
