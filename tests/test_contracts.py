@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "optim": set(),
     "evaluation": {"checks", "files", "losses", "augment"},
+    "evaluation.baselines": {"losses", "evaluation"},
     "callbacks": {"seeding", "checks", "files", "records", "lightning_private"}
     | {"optim", "evaluation"},
     "data.text": set(),
