@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"checks", "files", "losses", "augment"},
     "evaluation.baselines": {"losses", "evaluation"},
     "callbacks": {"seeding", "checks", "files", "records", "lightning_private"}
-    | {"optim", "evaluation"},
+    | {"models", "optim", "evaluation"},
     "data.text": set(),
     "data.orders": {"seeding"},
     "data.plan": {"data.orders"},

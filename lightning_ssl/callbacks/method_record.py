@@ -7,23 +7,24 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lightning_ssl.callbacks.base_weights import leave_out, put_back
 from lightning_ssl.callbacks.stored import check_is_of, without_downloads
 from lightning_ssl.optim import Optimizer, Schedule
 from lightning_ssl.records import check_same, plain
 from lightning_ssl.seeding import global_seed
 
 
-def record_method(method: LightningModule) -> dict[str, Any]:
-    """Entries of a checkpoint: the class, its options and the seed, as plain values.
+def record_method(method: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Put in the class, its options and the seed, as plain values; leave out what never learns.
 
     Args:
         method: The method.
+        checkpoint: What is to be written.
     """
-    return {
-        "seed": global_seed(),
-        "method": f"{type(method).__module__}.{type(method).__qualname__}",
-        method.CHECKPOINT_HYPER_PARAMS_KEY: _options(method),
-    }
+    checkpoint["seed"] = global_seed()
+    checkpoint["method"] = f"{type(method).__module__}.{type(method).__qualname__}"
+    checkpoint[method.CHECKPOINT_HYPER_PARAMS_KEY] = _options(method)
+    leave_out(method, checkpoint)
 
 
 def _options(method: LightningModule) -> dict[str, Any]:
@@ -42,6 +43,8 @@ def check_method(
 ) -> None:
     """See that a checkpoint is of a method and, where training goes on, of the same run.
 
+    Weights that it left out, as of a network with adapters, are filled in.
+
     Args:
         method: The method.
         checkpoint: What was loaded.
@@ -51,6 +54,7 @@ def check_method(
         ValueError: If another method wrote it, or other data or options.
     """
     check_is_of(type(method), checkpoint)
+    put_back(method, checkpoint)
     if trainer is None or trainer.state.fn != TrainerFn.FITTING:
         return
     data: Any = trainer.datamodule  # type: ignore[attr-defined]

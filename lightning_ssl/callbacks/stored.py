@@ -10,6 +10,8 @@ import yaml
 from lightning_fabric.utilities.cloud_io import get_filesystem
 from pytorch_lightning import LightningModule
 
+from lightning_ssl.models import is_packaged
+
 # Whose classes do nothing but compute.
 _PARTS = ("torch.nn.", "lightning_ssl.augment.", "lightning_ssl.optim.")
 
@@ -30,7 +32,8 @@ def without_downloads(options: dict[str, Any]) -> dict[str, Any]:
     network = out.get("backbone_args")
     if isinstance(network, Mapping):
         kept = {name: value for name, value in network.items() if name not in _SOURCES}
-        if kept.get("pretrained"):
+        # Adapters need the weights that they adapt; those of a package are on this machine.
+        if kept.get("pretrained") and not (out.get("adapter") and is_packaged(out.get("backbone"))):
             kept["pretrained"] = False
         if isinstance(kept.get("pretrained_cfg"), Mapping):
             form = kept["pretrained_cfg"].items()

@@ -213,8 +213,9 @@ class SSLCLI(CommandLine):
             path = config.get("ckpt_path")
             if path not in WORDS:
                 checkpoint = open_checkpoint(path)
+                self.model.start_from_weights()  # which an adapter's checkpoint lacks
+                check_method(self.model, checkpoint, None)
                 if self.subcommand == "fit":
-                    check_method(self.model, checkpoint, None)
                     check_options(self.model, checkpoint, LINKED)  # the data check these
                 check_state(self.model, checkpoint, path)
             if self.subcommand == "fit":

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from typing_extensions import Self
 
+from lightning_ssl.callbacks.base_weights import remember
 from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA, decay_of
 from lightning_ssl.callbacks.find import find_callbacks
@@ -21,7 +22,7 @@ from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.evaluation import count_right, evaluation_metrics
 from lightning_ssl.lightning_private import attached_trainer, warn_of_twin
 from lightning_ssl.losses import softmax
-from lightning_ssl.models import LinearHead, build_backbone, layer_scales, load_weights
+from lightning_ssl.models import LinearHead, build_network, layer_scales, load_weights, set_mode
 from lightning_ssl.optim import Optimizer, Schedule, parameter_groups, scheduled
 from lightning_ssl.seeding import derive_seed, global_seed
 from lightning_ssl.types import Batch, as_batch
@@ -46,6 +47,10 @@ class SSLModule(pl.LightningModule, ABC):
             or ``small_stem``; see :func:`lightning_ssl.models.build_backbone`.
         freeze_backbone: Whether only the heads learn: the network gets no gradient and stays in
             evaluation mode, and neither the optimizer nor the average holds it.
+        adapter: ``lora`` to learn low-rank adapters of the network in place of its weights, which
+            a checkpoint then leaves out; null for none. Needs the extra ``peft``.
+        adapter_args: Its ``rank``, ``alpha``, ``dropout`` and ``targets``; see
+            :func:`lightning_ssl.models.adapters.add_lora`.
         in_channels: Channels of the images; taken from the data on the command line.
         optimizer: Optimizer and its values.
         schedule: Learning-rate schedule, counted in optimizer updates.
@@ -76,6 +81,8 @@ class SSLModule(pl.LightningModule, ABC):
         backbone: str | nn.Module = "wrn_28_2",
         backbone_args: dict[str, Any] | None = None,
         freeze_backbone: bool = False,
+        adapter: Literal["lora"] | None = None,
+        adapter_args: dict[str, Any] | None = None,
         in_channels: int = 3,
         optimizer: Optimizer = Optimizer(),  # noqa: B008 (frozen)
         schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
@@ -96,13 +103,12 @@ class SSLModule(pl.LightningModule, ABC):
         self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
         self.weights = weights
         self.weights_strict = weights_strict
-        self.backbone = build_backbone(backbone, in_channels=in_channels, **(backbone_args or {}))
+        self.backbone = build_network(
+            backbone, backbone_args, in_channels, freeze_backbone, adapter, adapter_args
+        )
+        self.freeze_backbone = freeze_backbone
         layer_scales(self.backbone, self.optimizer.layer_decay)  # an error now, not in training
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
-        self.backbone.to(memory_format=torch.channels_last)
-        self.freeze_backbone = freeze_backbone
-        if freeze_backbone:
-            self.backbone.requires_grad_(False).eval()
         self.classifier: nn.Module = LinearHead(self.num_features, num_classes)
         self.unbalanced: nn.Module | None = None
         metrics = evaluation_metrics(num_classes)
@@ -126,14 +132,13 @@ class SSLModule(pl.LightningModule, ABC):
     # Network
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; a frozen network stays in evaluation mode.
+        """Set the mode; a frozen network and the norms of an adapted one stay in evaluation mode.
 
         Args:
             mode: Whether to train.
         """
         super().train(mode)
-        if self.freeze_backbone:
-            self.backbone.eval()
+        set_mode(self.backbone, self.freeze_backbone)
         return self
 
     def embed(self, images: Tensor) -> Tensor:
@@ -199,6 +204,7 @@ class SSLModule(pl.LightningModule, ABC):
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
         """
         self.start_from_weights()
+        remember(self)
 
     def start_from_weights(self) -> None:
         """Load ``weights``, where that has not been done yet."""
@@ -369,7 +375,7 @@ class SSLModule(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the method, and nothing that needs pickle."""
-        checkpoint.update(record_method(self))
+        record_method(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this method and, to go on, of this run.

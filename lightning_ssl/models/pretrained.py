@@ -96,6 +96,23 @@ def _to_channels(values: Any, channels: int) -> list[float]:
     return numbers if len(numbers) == channels else [sum(numbers) / len(numbers)] * channels
 
 
+def is_packaged(backbone: Any) -> bool:
+    """Whether an installed package holds the weights of a network.
+
+    Args:
+        backbone: Its name.
+    """
+    return isinstance(backbone, str) and _packaged_file(backbone.removeprefix("timm/")) is not None
+
+
+def _packaged_file(name: str) -> Path | None:
+    package, file = _PACKAGES.get(name.partition(".")[0], ("", ""))
+    spec = find_spec(package) if package else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0], file)
+
+
 def packaged_weights(name: str) -> dict[str, Tensor] | None:
     """Weights of a network of timm's that an installed package holds; None without one.
 
@@ -105,13 +122,9 @@ def packaged_weights(name: str) -> dict[str, Tensor] | None:
     Returns:
         The state dict of the network with its 1,000 classes.
     """
-    if name.partition(".")[0] not in _PACKAGES:
+    path = _packaged_file(name)
+    if path is None:
         return None
-    package, file = _PACKAGES[name.partition(".")[0]]
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    path = Path(spec.submodule_search_locations[0], file)
     state = torch.load(path, map_location="cpu", weights_only=True)
     import timm
 

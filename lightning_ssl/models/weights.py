@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_ssl.models.adapters import is_added, plain_name
 from lightning_ssl.models.suncet import rename_suncet
 
 # What DistributedDataParallel and torch.compile put before every key.
@@ -54,8 +55,13 @@ def load_weights(
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint, nothing fits, or, with ``strict``, something does not.
     """
-    own = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
     state = _read(Path(path))
+    # Adapters move the weights of a network to other names, and start anew unless the file has any.
+    names = {plain_name(key): key for key in module.state_dict() if not is_added(key)}
+    names |= {key: key for key in module.state_dict() if is_added(key) and key in state}
+    held = module.state_dict()
+    own = {name: held[key] for name, key in names.items() if isinstance(held[key], Tensor)}
+    state = {plain_name(key): value for key, value in state.items()}
     theirs = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     alone = _of_network_alone(own, theirs)
     if alone:
@@ -77,7 +83,7 @@ def load_weights(
             f"from {str(path)!r}.{report}",
             stacklevel=2,
         )
-    module.load_state_dict({key: theirs[key] for key in fitting}, strict=False)
+    module.load_state_dict({names[key]: theirs[key] for key in fitting}, strict=False)
     return fitting
 
 
