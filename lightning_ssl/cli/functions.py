@@ -3,12 +3,16 @@
 import os
 from collections.abc import Callable, Sequence
 from inspect import signature
+from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser
 
 from lightning_ssl.cli.configs import check_config, check_yaml
 from lightning_ssl.cli.hints import did_you_mean
 from lightning_ssl.cli.paths import options, take_literally
+
+_OF_FIT = ("model", "data", "trainer", "config", "seed_everything")
+"""Options that a command with `fit_options` takes as `fit` does."""
 
 
 def run_function(function: Callable[..., None], name: str, args: Sequence[str]) -> None:
@@ -19,9 +23,18 @@ def run_function(function: Callable[..., None], name: str, args: Sequence[str]) 
         name: What it is called on the command line.
         args: Its options.
     """
-    arguments = signature(function).parameters.items()
-    own = {argument for argument, _ in arguments}
-    texts = {argument for argument, value in arguments if value.annotation in (str, str | None)}
+    arguments = {
+        argument: value
+        for argument, value in signature(function).parameters.items()
+        if argument != "fit_options"
+    }
+    passed: dict[str, Any] = {}
+    if "fit_options" in signature(function).parameters:
+        args, passed["fit_options"] = _split(args)
+    own = set(arguments)
+    texts = {
+        argument for argument, value in arguments.items() if value.annotation in (str, str | None)
+    }
     literal = (texts | {"config"}).__contains__
 
     def is_known(option: str) -> bool:
@@ -34,19 +47,34 @@ def run_function(function: Callable[..., None], name: str, args: Sequence[str]) 
 
     for option in options(args, literal, is_known):
         if option.name and not is_known(option.name):
+            further = f" and those of fit, {', '.join(_OF_FIT)}," if passed else ""
             raise ValueError(
-                f"`{name}` has the options {', '.join(f'--{known}' for known, _ in arguments)}, "
-                f"got '{option.typed[0]}'.{did_you_mean(option.name, own, '--')}"
+                f"`{name}` has the options {', '.join(f'--{known}' for known in arguments)}"
+                f"{further or ','} got '{option.typed[0]}'.{did_you_mean(option.name, own, '--')}"
             )
         if option.name == "config" and os.path.isfile(option.value or ""):
             check_config(str(option.value))
         elif option.value is not None and option.name not in texts:
             check_yaml(option.value, f"`--{option.name}`")
-    auto_cli(
-        function,
-        args=take_literally(args, literal, is_known),
-        as_positional=False,
+    parser = ArgumentParser(
         prog=f"lightning-ssl {name}",
         exit_on_error=False,
         allow_abbrev=False,
+        description=(function.__doc__ or "").partition("\n\n    Args:")[0],
+        epilog="And --data.…, --model.…, -c and --seed_everything as for fit." if passed else None,
     )
+    parser.add_argument("--config", action="config", help="Path to a configuration file.")
+    parser.add_function_arguments(function, as_group=False, skip={"fit_options"})
+    config = parser.parse_args(take_literally(args, literal, is_known))
+    config.pop("config", None)
+    function(**parser.instantiate(config), **passed)
+
+
+def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command's own arguments, and those that are passed on to `fit`."""
+    own: list[str] = []
+    passed: list[str] = []
+    for option in options(args):
+        root = option.name.split(".")[0].removesuffix("+")
+        (passed if root in _OF_FIT else own).extend(option.typed)
+    return own, passed
