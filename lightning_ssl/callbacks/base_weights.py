@@ -1,5 +1,6 @@
 """Checkpoints of an adapted network hold its adapters, not the weights beside them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import LightningModule
@@ -36,6 +37,15 @@ def leave_out(method: Any, checkpoint: dict[str, Any]) -> None:
     if getattr(method, "base_digest", None) is None:  # saved without a trainer
         remember(method)
     checkpoint[_KEY] = method.base_digest
+
+
+def is_partial(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint lacks weights that its network started from.
+
+    Args:
+        checkpoint: What was read.
+    """
+    return _KEY in checkpoint
 
 
 def put_back(method: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of its method, and the check that it belongs to one."""
+"""What a checkpoint keeps of its method, and the checks that it belongs to one."""
 
 from collections.abc import Sequence
 from inspect import signature
@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
-from lightning_ssl.callbacks.base_weights import leave_out, put_back
+from lightning_ssl.callbacks.base_weights import is_partial, leave_out, put_back
 from lightning_ssl.callbacks.stored import check_is_of, without_downloads
 from lightning_ssl.optim import Optimizer, Schedule
 from lightning_ssl.records import check_same, plain
@@ -22,6 +22,7 @@ def record_method(method: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint: What is to be written.
     """
     checkpoint["seed"] = global_seed()
+    checkpoint["started_from"] = plain(method.hparams.get("weights"))
     checkpoint["method"] = f"{type(method).__module__}.{type(method).__qualname__}"
     checkpoint[method.CHECKPOINT_HYPER_PARAMS_KEY] = _options(method)
     leave_out(method, checkpoint)
@@ -43,7 +44,8 @@ def check_method(
 ) -> None:
     """See that a checkpoint is of a method and, where training goes on, of the same run.
 
-    Weights that it left out, as of a network with adapters, are filled in.
+    Weights that it left out, as of a network with adapters, are filled in. What the run started
+    from is then recorded as before.
 
     Args:
         method: The method.
@@ -61,6 +63,29 @@ def check_method(
     if type(data).__qualname__ in checkpoint:  # first, as sizes of the method follow from it
         data.load_state_dict(checkpoint[type(data).__qualname__])
     check_options(method, checkpoint)
+    if "started_from" in checkpoint:
+        method.hparams["weights"] = checkpoint["started_from"]
+
+
+def check_start(method: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Refuse weights to start from beside those of a checkpoint, which would replace them.
+
+    Args:
+        method: The method.
+        checkpoint: What the weights will come from.
+
+    Raises:
+        ValueError: If ``weights`` are given and are not those that the checkpoint's run started
+            from; a run from before these were recorded may have any.
+    """
+    given = plain(method.hparams.get("weights"))
+    before = checkpoint.get("started_from", given)
+    if given not in (None, before) and not is_partial(checkpoint):
+        raise ValueError(
+            f"`model.weights` (--model.weights) must be {before or 'null'} beside `ckpt_path`, "
+            f"whose weights replace them, got '{given}': leave one of the two out (a new run that "
+            "starts from other weights needs no --ckpt_path)."
+        )
 
 
 def check_options(
@@ -71,7 +96,7 @@ def check_options(
     Args:
         method: The method.
         checkpoint: Of the run.
-        skipped: Options that need not be the same, beside those of a warm start.
+        skipped: Options that need not be the same.
 
     Raises:
         ValueError: For the first option that differs.
@@ -80,6 +105,7 @@ def check_options(
     for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
         if name in recorded:  # an older one lacks later fields
             recorded[name] = plain(kind(**recorded[name]))
-    left = {"weights", "weights_strict", *skipped}
+    check_start(method, checkpoint)
+    left = {"weights", *skipped}
     began = {n: v for n, v in recorded.items() if n not in left and not n.startswith("_")}
     check_same("model", began, _options(method))

@@ -145,6 +145,11 @@ def _check(path: str, checkpoint: Any) -> None:
     for key, right, what in (
         ("seed", type(checkpoint.get("seed", 0)) is int, "an integer"),
         ("method", isinstance(checkpoint.get("method", ""), str), "a class path"),
+        (
+            "started_from",
+            isinstance(checkpoint.get("started_from"), str | None),
+            "a file or null",
+        ),
     ):
         if not right:
             raise _damaged(path, f"`{key}` must be {what}, got {checkpoint[key]!r}")

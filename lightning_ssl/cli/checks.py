@@ -1,6 +1,8 @@
 """Values that are refused before anything is built or trained, as nobody else refuses them well."""
 
 import math
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
@@ -80,6 +82,29 @@ def _check_devices(devices: Any) -> None:
         raise ValueError(
             "`trainer.devices` (--trainer.devices) must be a number of devices, a list of their "
             f"indices such as [0, 1], -1 or 'auto' for all, got {devices!r}."
+        )
+
+
+def check_trained(config: Any, flags: Collection[str]) -> None:
+    """Refuse to evaluate a network that has learnt nothing.
+
+    Args:
+        config: Options of ``validate``, ``test`` or ``predict`` as parsed.
+        flags: Names of the options that were typed.
+
+    Raises:
+        ValueError: If there is neither a checkpoint nor a file of weights. Weights in the config of
+            a run's folder are those that the run started from.
+    """
+    if config.ckpt_path is not None:
+        return
+    weights = (config.model.get("init_args") or {}).get("weights")
+    of_run = config.run_dir is not None and any(Path(config.run_dir, "checkpoints").glob("*.ckpt"))
+    if weights is None or (of_run and "model.weights" not in flags):
+        raise ValueError(
+            "`ckpt_path` (--ckpt_path) must be a checkpoint, or 'best' or 'last' with -c and the "
+            "config.yaml of a run, got none: the network would be one that this run never trained. "
+            "Weights of elsewhere are given by --model.weights."
         )
 
 

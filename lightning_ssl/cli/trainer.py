@@ -18,8 +18,9 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter, Termination
+from lightning_ssl.callbacks.base_weights import is_partial
 from lightning_ssl.callbacks.find import find_callbacks
-from lightning_ssl.callbacks.method_record import check_method, check_options
+from lightning_ssl.callbacks.method_record import check_method, check_options, check_start
 from lightning_ssl.cli.arguments import WORDS, classes, expand
 from lightning_ssl.cli.checkpoint import (
     DATA,
@@ -29,10 +30,11 @@ from lightning_ssl.cli.checkpoint import (
     open_checkpoint,
     trained_on,
 )
-from lightning_ssl.cli.checks import check_fit, check_state, check_values
+from lightning_ssl.cli.checks import check_fit, check_state, check_trained, check_values
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
 from lightning_ssl.cli.inputs import follow_network
+from lightning_ssl.cli.paths import options
 from lightning_ssl.cli.run_folder import (
     RunFolder,
     fill,
@@ -83,6 +85,7 @@ class SSLCLI(CommandLine):
             "allow_abbrev": False,  # a typo is an error
         }
         self._asked = args[0] if args else ""
+        self._flags = {option.name for option in options(args)}
         super().__init__(
             SSLModule,
             LightningDataModule,
@@ -160,6 +163,7 @@ class SSLCLI(CommandLine):
                 config.ckpt_path = found or f"{config.run_dir}/checkpoints/{config.ckpt_path}.ckpt"
             if config.ckpt_path is None:  # which knows how its images looked
                 follow_network(config)
+            check_trained(config, self._flags)
             config.run_dir = config.run_dir or "runs"
             config.trainer.logger = False
             self.save_config_callback = None
@@ -213,10 +217,13 @@ class SSLCLI(CommandLine):
             path = config.get("ckpt_path")
             if path not in WORDS:
                 checkpoint = open_checkpoint(path)
-                self.model.start_from_weights()  # which an adapter's checkpoint lacks
+                if is_partial(checkpoint):
+                    self.model.start_from_weights()
                 check_method(self.model, checkpoint, None)
                 if self.subcommand == "fit":
                     check_options(self.model, checkpoint, LINKED)  # the data check these
+                check_start(self.model, checkpoint)
+                self.model.weights = None  # those of the checkpoint come in their place
                 check_state(self.model, checkpoint, path)
             if self.subcommand == "fit":
                 check_fit(self.model, self.datamodule, getattr(self.trainer, "world_size", 1))

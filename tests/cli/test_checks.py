@@ -1,5 +1,6 @@
 """Values out of range, damaged checkpoints, advice that helps."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,43 @@ def test_the_seed_that_the_data_seed_comes_from(
         said = fails(capsys, "fit", "--model", "Supervised", *SMALL, "--run_dir", str(folder),
                      "--ckpt_path", "last", "--trainer.max_steps", "2", *flags)  # fmt: skip
         assert advice in said
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_network_that_learnt_nothing(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source in (("--model", "Supervised", *SMALL), ("-c", str(folder / "config.yaml"))):
+        said = fails(capsys, command, *source)
+        assert "`ckpt_path` (--ckpt_path) must be a checkpoint" in said
+        assert "--model.weights" in said
+
+
+def test_weights_beside_a_checkpoint(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, "first")
+    first, run = "first/checkpoints/last.ckpt", str(tmp_path / "second")
+    fit("Supervised", run, 1, "--model.weights", first)
+    other = ("--model.weights", "other.ckpt")
+    again = ("-c", f"{run}/config.yaml", "--ckpt_path", "last")
+    kept = {path: path.read_bytes() for path in Path(run).rglob("*") if path.is_file()}
+    for command in (("fit", "--trainer.max_steps", "2"), ("test",)):
+        said = fails(capsys, *command, *again, *other)
+        assert f"`model.weights` (--model.weights) must be {first} beside `ckpt_path`" in said
+    assert kept == {path: path.read_bytes() for path in Path(run).rglob("*") if path.is_file()}
+    said = fails(capsys, "fit", *SMALL, "--ckpt_path", "first/checkpoints/last.ckpt", *other)
+    assert "must be null beside `ckpt_path`" in said
+    assert "got 'other.ckpt'" in said
+
+    shutil.rmtree("first")  # which nobody needs any more
+    last = f"{run}/checkpoints/last.ckpt"
+    main(["test", *again])
+    main(["fit", *again, "--trainer.max_steps", "2"])
+    main(["fit", "--ckpt_path", last, "--run_dir", run, "--trainer.max_steps", "3"])
+    assert torch.load(last, weights_only=True)["started_from"] == first
+    main(["fit", *again, "--trainer.max_steps", "4"])
+    assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
 def changed(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
