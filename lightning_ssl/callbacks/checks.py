@@ -55,6 +55,12 @@ class RunChecks(Callback):
                 f"({updates}): evaluation would lag behind. "
                 f"Choose at most {max(0, 1 - 5 / updates):.3g}."
             )
+        warmup = getattr(getattr(pl_module, "schedule", None), "warmup", 0)
+        if warmup >= updates:
+            rank_zero_warn(
+                f"`schedule.warmup` {warmup} is not over when this run of {updates} updates ends: "
+                "the learning rate never gets to `optimizer.lr`."
+            )
         self._warn_of_momenta(pl_module, updates)
 
     def _warn_of_momenta(self, pl_module: LightningModule, updates: float) -> None:

@@ -84,7 +84,8 @@ class PredictionWriter(Callback):
                 files = [self._part_file(rank) for rank in range(trainer.world_size)]
                 parts = [torch.load(file, weights_only=True) for file in files]
                 merged = _concatenate([part for part in parts if part])
-                self._write(merged, trainer.datamodule)  # type: ignore[attr-defined]
+                limited = trainer.limit_predict_batches != 1.0
+                self._write(merged, trainer.datamodule, limited)  # type: ignore[attr-defined]
                 rank_zero_info(f"Predictions: {self.path}")
             trainer.strategy.barrier()
         finally:
@@ -97,7 +98,7 @@ class PredictionWriter(Callback):
     def _part_file(self, rank: int) -> Path:
         return self.path.with_name(f".{self.path.name}.{rank}.part")
 
-    def _write(self, merged: dict[str, Tensor], datamodule: Any) -> None:
+    def _write(self, merged: dict[str, Tensor], datamodule: Any, limited: bool) -> None:
         # Another project's datamodule knows neither: positions and class numbers stand in.
         name = getattr(datamodule, "predict_name", str)
         classes = getattr(datamodule, "classes", None)
@@ -117,9 +118,10 @@ class PredictionWriter(Callback):
                 writer.writerow((name(index), *(known if number >= 0 else ("", ""))))
         unreadable = [name(index) for index, number in enumerate(label) if number < 0]
         if unreadable:
+            left = "are beyond `trainer.limit_predict_batches` or " if limited else ""
             rank_zero_warn(
-                f"{len(unreadable)} of {total} images could not be read; their labels are empty. "
-                f"The first: {', '.join(unreadable[:5])}."
+                f"{len(unreadable)} of {total} images {left}could not be read; their labels are "
+                f"empty. The first: {', '.join(unreadable[:5])}."
             )
 
 

@@ -1,6 +1,7 @@
 """Values that are refused before anything is built or trained, as nobody else refuses them well."""
 
 import math
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from pytorch_lightning import LightningDataModule
 from torch import nn
 
+from lightning_ssl.data.sources.base import SIDES
 from lightning_ssl.methods import SimCLR, SSLModule
 
 _WHOLE, _REAL = int, (int, float)
@@ -29,7 +31,7 @@ _TRAINER: dict[str, tuple[Any, float, bool]] = {
     "limit_train_batches": (_REAL, 0, True),
     "limit_val_batches": (_REAL, 0, False),
     "limit_test_batches": (_REAL, 0, False),
-    "limit_predict_batches": (_REAL, 0, False),
+    "limit_predict_batches": (_REAL, 0, True),
     "overfit_batches": (_REAL, 0, False),
 }
 _DATA: dict[str, tuple[Any, float, bool]] = {
@@ -39,8 +41,24 @@ _DATA: dict[str, tuple[Any, float, bool]] = {
     "labels_per_class": (_WHOLE, 1, False),
     "unlabeled_per_class": (_WHOLE, 1, False),
     "classes_per_batch": (_WHOLE, 1, False),
+    "image_size": (_WHOLE, SIDES[0], False),  # which may also come from a checkpoint
 }
-_MOST = {"seed": 2**63 - 1}  # what a generator of torch takes
+_MOST = {"seed": 2**63 - 1, "image_size": SIDES[1]}  # what a generator of torch takes
+_DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")
+_LARGEST_SEED = 2**32 - 1  # what one of NumPy takes
+
+
+def check_seed(seed: int | bool) -> None:
+    """Refuse a seed of the run that is out of range.
+
+    Args:
+        seed: ``seed_everything``; a bool says whether one is drawn.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if not isinstance(seed, bool):
+        _check_range("seed_everything", seed, 0, False, _LARGEST_SEED)
 
 
 def check_values(config: Any) -> None:
@@ -60,6 +78,22 @@ def check_values(config: Any) -> None:
             value = values.get(name)
             if isinstance(value, kinds) and not isinstance(value, bool):
                 _check_range(f"{group}.{name}", value, least, above, _MOST.get(name, math.inf))
+    time = config.trainer.get("max_time")
+    if isinstance(time, str) and not _DURATION.fullmatch(time):
+        raise ValueError(
+            f"`trainer.max_time` (--trainer.max_time) must be DD:HH:MM:SS, got {time!r}."
+        )
+    for name in ("steps", "epochs"):
+        if config.trainer.get(f"max_{name}") == 0:
+            raise ValueError(
+                f"`trainer.max_{name}` (--trainer.max_{name}) must be -1 or at least 1, got 0."
+            )
+        least, most = (config.trainer.get(f"{end}_{name}") for end in ("min", "max"))
+        if least is not None and most not in (None, -1) and least > most:
+            raise ValueError(
+                f"`trainer.min_{name}` (--trainer.min_{name}) must be at most "
+                f"`trainer.max_{name}` ({most}), got {least}."
+            )
     _check_devices(config.trainer.get("devices"))
 
 

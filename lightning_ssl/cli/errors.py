@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, get_args
 
+import torch
 from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
@@ -24,6 +25,9 @@ USER_ERRORS = (
     FloatingPointError,
     MisconfigurationException,
 )
+
+# What allocators of the CPU say in errors of no class of their own.
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory")
 
 _NOISE = re.compile(
     r"\s*(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|"
@@ -84,11 +88,26 @@ def check_nulls(group: str, config: Any, class_: Any, linked: Sequence[str]) -> 
             raise ValueError(f"`{group}.{name}` must be of type {kind}, got null.")
 
 
+def is_users(error: Exception) -> bool:
+    """Whether an error comes from what the user asked for.
+
+    Args:
+        error: What was raised.
+    """
+    return isinstance(error, USER_ERRORS) or _is_of_memory(error)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
+
+
 def error_line(error: Exception) -> str:
     """What is said of an error of the user's.
 
     Args:
-        error: One of ``USER_ERRORS``.
+        error: One for which :func:`is_users` holds.
     """
     return f"error: {explain(error, classes())}"
 
@@ -105,6 +124,12 @@ def explain(error: Exception, known: dict[str, Any]) -> str:
     while str(error).startswith(reports) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     text = str(error)
+    if _is_of_memory(error):
+        return (
+            "The memory does not hold this: smaller `data.batch_size`, "
+            "`data.unlabeled_batch_size`, `data.eval_batch_size`, `data.image_size` or "
+            f"`model.backbone` need less ({text.splitlines()[0] if text else 'out of memory'})."
+        )
     if text.startswith("Caught ") and "worker process" in text:
         return _WORKER.sub("", text).strip()
     if "Does not validate against" in text:
@@ -118,6 +143,8 @@ def explain(error: Exception, known: dict[str, Any]) -> str:
     if wanted is not None:
         key, value = wanted.groups()
         return f"`{key}` (--{key}) must be a list, such as [{value}], got {value}."
+    if text.startswith("Parser key"):
+        text = " ".join(text.split())
     unknown = _UNKNOWN.search(text)
     if unknown is not None and "class_path" not in text:
         return text + "." + did_you_mean(unknown[1], _flags(), "--")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from pytorch_lightning.cli import LightningCLI
 
-from lightning_ssl.cli.errors import USER_ERRORS, error_line
+from lightning_ssl.cli.errors import error_line, is_users
 from lightning_ssl.cli.functions import run_function
 from lightning_ssl.cli.hints import did_you_mean
 from lightning_ssl.cli.trainer import SSLCLI, prepare_process, run_trainer
@@ -77,8 +77,8 @@ def main(args: Sequence[str] | None = None) -> None:
     find_own_methods()
     try:
         run([arg for arg in given if arg != "--traceback"])
-    except USER_ERRORS as error:
-        if traceback:
+    except Exception as error:
+        if traceback or not is_users(error):
             raise
         print(error_line(error), file=sys.stderr)
         raise SystemExit(2) from None

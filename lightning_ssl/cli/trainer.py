@@ -30,7 +30,7 @@ from lightning_ssl.cli.checkpoint import (
     open_checkpoint,
     trained_on,
 )
-from lightning_ssl.cli.checks import check_fit, check_state, check_trained, check_values
+from lightning_ssl.cli.checks import check_fit, check_seed, check_state, check_trained, check_values
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
 from lightning_ssl.cli.inputs import follow_network
@@ -43,7 +43,7 @@ from lightning_ssl.cli.run_folder import (
     make_record,
     new_run_dir,
 )
-from lightning_ssl.files import FolderLock
+from lightning_ssl.files import FolderLock, check_output
 from lightning_ssl.lightning_private import CommandLine
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
@@ -141,6 +141,7 @@ class SSLCLI(CommandLine):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Resolve config names and take what a checkpoint knows first, then parse: flags win."""
         self.config = parser.parse_args(expand(args))
+        check_seed(self.config[self.config.subcommand].seed_everything)  # which is used at once
 
     def before_instantiate_classes(self) -> None:
         """Fill in the run folder; only training has logs and a stored config."""
@@ -192,6 +193,7 @@ class SSLCLI(CommandLine):
         lock = FolderLock(config.run_dir)
         self._held.callback(lock.release)
         if is_writer():
+            check_output(Path(config.run_dir, "config.yaml"), "run_dir")
             lock.acquire(create=False)
         if config.ckpt_path in (None, "last", "best"):
             config.ckpt_path = find_checkpoint(config.run_dir, config.ckpt_path)

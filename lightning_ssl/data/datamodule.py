@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
-from lightning_ssl.checks import check_count
 from lightning_ssl.data.attached import (
     patch_side,
     pins_memory,
@@ -18,11 +17,12 @@ from lightning_ssl.data.attached import (
     refuse_batch_size_finder,
     required,
 )
+from lightning_ssl.data.bounds import check_memory, check_walk
 from lightning_ssl.data.described import DescribedData
 from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
 from lightning_ssl.data.loading.views import DrawViews
-from lightning_ssl.data.orders import ORDERS, Order, Shuffled, order_of_classes
+from lightning_ssl.data.orders import Order, Shuffled, order_of_classes
 from lightning_ssl.data.plan import Plan, count_steps, describe_run
 from lightning_ssl.data.sources.depth import warn_of_few_levels
 from lightning_ssl.data.sources.folder import images_below
@@ -76,23 +76,12 @@ class SSLDataModule(DescribedData):
         **kwargs: Any,
     ) -> None:
         super().__init__(dataset, **kwargs)
-        for name, value in (
-            ("batch_size", batch_size),
-            ("unlabeled_batch_size", unlabeled_batch_size),
-            ("eval_batch_size", eval_batch_size),
-            ("steps_per_epoch", steps_per_epoch),
-        ):
-            if isinstance(value, int):
-                check_count(f"data.{name}", value)
-        if isinstance(steps_per_epoch, str) and steps_per_epoch not in ("unlabeled", "labeled"):
-            raise ValueError(
-                "`data.steps_per_epoch` must be a number, 'unlabeled' or 'labeled', got "
-                f"'{steps_per_epoch}'."
-            )
-        if labeled_order not in (None, *ORDERS):
-            raise ValueError(
-                f"`data.labeled_order` must be null or one of {ORDERS}, got '{labeled_order}'."
-            )
+        sizes = {
+            "batch_size": batch_size,
+            "unlabeled_batch_size": unlabeled_batch_size,
+            "eval_batch_size": eval_batch_size,
+        }
+        check_walk(sizes, steps_per_epoch, labeled_order, num_workers)
         self.batch_size = batch_size
         self.unlabeled_batch_size = unlabeled_batch_size
         self.eval_batch_size = eval_batch_size
@@ -137,6 +126,8 @@ class SSLDataModule(DescribedData):
             self._unlabeled_order() if "unlabeled" in declared else None,
             **ranks(trainer),
         )
+        orders = {"labeled": plan.labeled, "unlabeled": plan.unlabeled}
+        check_memory(orders, declared, (self.in_channels, self.image_size), plan.world_size)
         watched = "test" if self.source.val is None else "val"
         if getattr(self.source, watched) is not None:
             self._read(watched)  # a broken image is found now, not when training has begun

@@ -10,6 +10,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from typing_extensions import Self
 
+from lightning_ssl.data.bounds import check_form, check_two_classes
 from lightning_ssl.data.pseudo.labels import (
     LabelColumn,
     check_options,
@@ -116,10 +117,7 @@ class DescribedData(pl.LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if normalize not in ("dataset", "symmetric"):
-            raise ValueError(
-                f"`data.normalize` must be one of ('dataset', 'symmetric'), got '{normalize}'."
-            )
+        check_form(normalize, mean, std)
         check_options(pseudo_labels, pseudo_column, pseudo_threshold, pseudo_alpha)
         self.save_hyperparameters(ignore=["views"])
         for name, value in list(self.hparams.items()):
@@ -189,6 +187,7 @@ class DescribedData(pl.LightningDataModule):
                 fold=self.fold,
                 exif_orientation=self._given_exif,
             )
+            check_two_classes(opened.classes, self.root)
             if self._given_classes and tuple(self._given_classes) != opened.classes:
                 raise ValueError(
                     f"`data.classes` must be the classes of '{self.dataset}', "

@@ -8,9 +8,6 @@ from torch import Tensor
 
 from lightning_ssl.seeding import make_generator
 
-ORDERS = ("shuffled", "balanced", "stratified")
-
-
 class _Permutations:
     """Endless fresh permutations of ``range(size)``, read by position; the last two are kept."""
 
@@ -247,7 +244,7 @@ def order_of_classes(
     """Order of the labelled images by its name.
 
     Args:
-        name: One of :data:`ORDERS`.
+        name: ``shuffled``, ``balanced`` or ``stratified``.
         targets: Classes of the list ``(N,)``.
         batch_size: Images of a step; None for 32, or 4 of each class in a stratified order.
         seed: Seed of the order.

@@ -2,10 +2,11 @@
 
 import difflib
 import inspect
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torchvision
 from torch import nn
@@ -64,6 +65,7 @@ def build_backbone(
         if pretrained:
             raise ValueError(f"`pretrained` must be False with the `backbone` {name!r}, got True.")
         _check_options(name, options, build)
+        _check_size(name, form, numbers.groups())
         return build(*map(int, numbers.groups()), in_channels=in_channels, **options)
     if name in _RESNETS:
         _check_options(name, options, _torchvision)
@@ -99,6 +101,30 @@ def _check_options(name: str, options: dict[str, Any], build: Callable[..., nn.M
         if option not in allowed:
             raise ValueError(
                 f"An option of the `backbone` {name!r} must be one of {allowed}, got {option!r}."
+            )
+    for option, value in options.items():
+        _check_option(option, value, inspect.signature(build).parameters[option].annotation)
+
+
+def _check_option(option: str, value: Any, kind: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    right, what = True, ""
+    if option.endswith("bn_momentum"):
+        right, what = number and 0 <= value <= 1, "a number in [0, 1]"
+    elif option == "bn_eps":
+        right, what = number and 0 < value < math.inf, "a number above 0"
+    elif kind is bool:
+        right, what = isinstance(value, bool), "true or false"
+    if not right and (value is not None or type(None) not in get_args(kind)):
+        raise ValueError(f"`backbone_args.{option}` must be {what}, got {value!r}.")
+
+
+def _check_size(name: str, form: str, numbers: Sequence[str]) -> None:
+    for part, number in zip(re.findall(r"<(\w+)>", form), numbers, strict=True):
+        if len(number) > 4 or int(number) > _LARGEST[part]:
+            raise ValueError(
+                f"The {part} of a `backbone` '{form}' must be at most {_LARGEST[part]}, got "
+                f"{name!r}."
             )
 
 
@@ -216,6 +242,7 @@ def _timm(
     # Some models have a hidden layer between the last feature map and the output.
     model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
     if bn_momentum is not None:
+        _check_option("bn_momentum", bn_momentum, float)
         _set_bn_momentum(model, bn_momentum)
     return model
 
@@ -230,6 +257,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "resnet50w4": partial(_wider, 4),
 }
 """Form of a name to what takes its numbers, and ``in_channels`` and the options by keyword."""
+_LARGEST = {"depth": 1000, "width": 100}  # beyond, a network takes minutes to build, and all memory
 _COMMON = ("wrn_10_1", "wrn_16_1", "wrn_28_2", "wrn_28_8", "wrn_37_2", "paws_wrn_28_2")
 _RESNETS = tuple(
     name

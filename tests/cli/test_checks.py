@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from jsonargparse import Namespace
 from lightning_ssl.cli import main
 from lightning_ssl.cli.checkpoint import known_to_checkpoint
 from lightning_ssl.cli.checks import check_values
-from lightning_ssl.cli.errors import USER_ERRORS
+from lightning_ssl.cli.errors import USER_ERRORS, is_users
 
 from runs import SMALL, fit
 
@@ -60,6 +61,8 @@ def whole(folder: Path) -> Any:
         ("data.seed", -1),
         ("data.num_workers", -1),
         ("data.num_labels", -10),
+        ("data.image_size", 1),
+        ("data.image_size", 100_000),
     ],
 )
 def test_a_value_out_of_range(name: str, value: object) -> None:
@@ -86,14 +89,64 @@ def test_a_value_in_range(name: str, value: object) -> None:
         (("--trainer.devices", "abc"), "`trainer.devices`"),
         (("--data.seed", str(2**70)), "`data.seed`"),
         (("--model.backbone", "timm/vit_tiny_patch16_224", "--data.image_size", "32"), "be 224"),
+        (("--seed_everything", "-1"), "`seed_everything` (--seed_everything) must be at least 0"),
+        (("--seed_everything", str(2**40)), "at most 4294967295"),
+        (
+            ("--trainer.min_steps", "5", "--trainer.max_steps", "2"),
+            "at most `trainer.max_steps` (2)",
+        ),
+        (("--trainer.min_epochs", "5", "--trainer.max_epochs", "2"), "`trainer.min_epochs`"),
+        (("--trainer.max_steps", "1e3"), "trainer.max_steps"),
+        (("--trainer.max_steps", "0"), "`trainer.max_steps` (--trainer.max_steps) must be -1 or"),
+        (("--trainer.max_time", "abc"), "`trainer.max_time` (--trainer.max_time) must be DD:HH:MM"),
+        (("--data.image_size", "1"), "`data.image_size` (--data.image_size)"),
+        (("--data.image_size", "100000"), "at most 10000"),
+        (("--data.num_workers", "100000"), "`data.num_workers` must be in [0, "),
+        (("--data.batch_size", str(10**10)), "`data.batch_size` must be at most "),
+        (("--data.unlabeled_batch_size", str(10**10)), "2 views of each image of 8x8 pixels"),
+        (("--data.mean", "[125, 125, 125]"), "`data.mean` must be of pixels in [0, 1]"),
+        (("--data.std", "[0, 0, 0]"), "`data.std` must be above 0"),
+        (("--data.std", "[58.1, 57.1, 57.4]"), "`data.std` must be above 0, of pixels in [0, 1]"),
+        (("--model.backbone", "wrn_10_99999999"), "The width of a `backbone`"),
+        (("--model.backbone", "paws_wrn_10_101"), "at most 100"),
+        (("--model.backbone", "wrn_600004_1"), "The depth of a `backbone`"),
+        (("--model.backbone", "wrn_10_" + "9" * 5000), "at most 100"),
+        (("--model.backbone_args", "{bn_momentum: 7}"), "`backbone_args.bn_momentum`"),
+        (("--model.backbone_args", "{bn_momentum: abc}"), "a number in [0, 1]"),
+        (("--model.backbone_args", "{bn_eps: -1}"), "`backbone_args.bn_eps`"),
+        (("--model.backbone_args", "{raw_shortcut_input: 1}"), "true or false"),
+        (("--run_dir", "file/run"), "`run_dir`"),
     ],
 )
 def test_a_command_with_such_a_value(
     args: tuple[str, ...], part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("file").touch()
     said = fails(capsys, *FIXMATCH, *args)
     assert part in said
-    assert "got " in said
+    assert "got " in said.lower()
+    assert said.count("\n") == 1
+
+
+def test_memory_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = Mock()
+    monkeypatch.setattr("lightning_ssl.methods.base.build_backbone", build)
+    for build.side_effect in (
+        MemoryError("Unable to allocate 9 TiB"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes.\nC++ frame"),
+    ):
+        said = fails(capsys, *FIXMATCH)
+        assert "`data.unlabeled_batch_size`" in said
+        assert said.count("\n") == 1
+    assert not is_users(RuntimeError("a fault of ours"))
+
+
+def test_a_warm_up_that_never_ends() -> None:
+    with pytest.warns(UserWarning, match=r"`schedule\.warmup` 2 is not over.* 2 updates ends"):
+        fit("Supervised", "a", 2, "--model.schedule.warmup", "2")
 
 
 def test_a_contrast_needs_two_images(capsys: pytest.CaptureFixture[str]) -> None:

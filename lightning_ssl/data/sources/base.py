@@ -18,6 +18,9 @@ T = TypeVar("T")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+SIDES = (2, 10_000)
+"""Least and largest side of images in pixels; a larger one alone fills the memory."""
+
 _CHUNK = 4096  # images converted at a time
 
 
@@ -102,8 +105,11 @@ def check_form(in_channels: int, image_size: int | None) -> None:
     """Raise a `ValueError` for a number of channels or a side that no data set can have."""
     if in_channels not in (1, 3):
         raise ValueError(f"`in_channels` (--data.in_channels) must be 1 or 3, got {in_channels}.")
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"`image_size` (--data.image_size) must be positive, got {image_size}.")
+    if image_size is not None and not SIDES[0] <= image_size <= SIDES[1]:
+        raise ValueError(
+            f"`image_size` (--data.image_size) must be in [{SIDES[0]}, {SIDES[1]}], got "
+            f"{image_size}."
+        )
 
 
 def to_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """Names of classes: their order, and marks that mean that an image has none."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from pytorch_lightning.utilities import rank_zero_warn
@@ -24,6 +25,10 @@ _WORDS = {
 }
 
 
+# Minus signs and dashes that spreadsheets and word processors put in the place of a hyphen.
+_MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212\ufe58\ufe63\uff0d"), "-")
+
+
 def sort_classes(names: Iterable[str]) -> list[str]:
     """Sort class names: as numbers where all are numbers, else by code point, alike everywhere.
 
@@ -40,7 +45,7 @@ def sort_classes(names: Iterable[str]) -> list[str]:
 
 
 def check_marks(found: Mapping[str, str], classes: Sequence[str] | None, rule: str) -> None:
-    """Refuse classes whose name says that an image has no class.
+    """Refuse classes whose name says that an image has no class; warn of names that look alike.
 
     Args:
         found: Class name to the place where it was met first, for messages.
@@ -50,11 +55,13 @@ def check_marks(found: Mapping[str, str], classes: Sequence[str] | None, rule: s
     Raises:
         ValueError: If a name is such a mark, and is none of ``classes``.
     """
+    if classes is None:
+        warn_of_twins(found)
     unsure = []
     for name, place in found.items():
         if name in (classes or ()):
             continue
-        low = name.lower()
+        low = _plainly(name)
         if low in _MARKS or (_NUMBER.fullmatch(low) and low.startswith("-")):
             raise ValueError(
                 f"{place}: '{name}' looks like a mark for a label that is not known. {rule}; if it "
@@ -67,6 +74,31 @@ def check_marks(found: Mapping[str, str], classes: Sequence[str] | None, rule: s
             f"Taken for the name of a class: {name_some(unsure)}. {rule}; to be sure, list the "
             "classes in `data.classes` (--data.classes)."
         )
+
+
+def warn_of_twins(names: Iterable[str]) -> None:
+    """Warn of classes whose names differ in their writing alone, and may be meant as one.
+
+    Args:
+        names: The names, each once.
+    """
+    groups: dict[str | float, list[str]] = {}
+    for name in sort_classes(names):
+        key = _plainly(name)
+        groups.setdefault(float(key) if _NUMBER.fullmatch(key) else key, []).append(name)
+    twins = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    if twins:
+        rank_zero_warn(
+            f"Taken for different classes: {name_some(twins)}. They differ in case, spaces, the "
+            "form of a number or signs that look alike; if they are one class, name it in one way."
+        )
+
+
+def _plainly(name: str) -> str:
+    """A name without what people do not see in it: form, case, spaces, signs without width."""
+    text = unicodedata.normalize("NFKC", name).translate(_MINUS).casefold()
+    seen = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    return " ".join(seen.split())
 
 
 def check_classes(found: Sequence[str], expected: Sequence[str], where: str) -> None:

@@ -91,6 +91,11 @@ def _read(root: str) -> list[_Row]:
     rows = []
     try:
         columns = [name.strip().lower() for name in next(reader, [])]
+        if not any(columns):
+            raise ValueError(
+                f"'{root}', line 1: it must have the columns path,label and optionally split, got "
+                "an empty line or file."
+            )
         _check_columns(root, columns)
         for fields in reader:
             if not any(field.strip() for field in fields):
@@ -145,25 +150,28 @@ def _check_columns(root: str, columns: Sequence[str]) -> None:
     columns = [name for name in columns if name not in index]
     unknown = sorted(set(columns) - {"path", "label", "split"})
     missing = sorted({"path", "label"} - set(columns))
-    if unknown or missing or len(set(columns)) != len(columns):
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    found = (("unknown", unknown), ("missing", missing), ("twice", twice))
+    wrong = "; ".join(f"{what}: {', '.join(names)}" for what, names in found if names)
+    if wrong:
         raise ValueError(
-            f"'{root}' must have the columns path,label and optionally split, got "
-            f"{','.join(columns)} (unknown: {', '.join(unknown) or 'none'}; "
-            f"missing: {', '.join(missing) or 'none'})."
+            f"'{root}', line 1: it must have the columns path,label and optionally split, got "
+            f"{','.join(columns)[:200]} ({wrong[:200]})."
         )
 
 
 def _check_files(root: str, rows: Sequence[_Row]) -> None:
     # One listing per folder: asking for each of a million files takes minutes on network storage.
-    listings: dict[str, set[str]] = {}
+    listings: dict[str, dict[str, bool]] = {}
     seen: dict[str, int] = {}
     for row in rows:
         folder, name = os.path.split(row.path)
         if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
+            listings[folder] = _list(folder)
+        if not listings[folder].get(name):
+            found = ", only a folder of that name" if name in listings[folder] else ""
             raise FileNotFoundError(
-                f"'{root}', line {row.line}: there is no file '{printable(row.path)}'."
+                f"'{root}', line {row.line}: there is no file '{printable(row.path)}'{found}."
             )
         if row.path in seen:
             raise ValueError(
@@ -171,6 +179,14 @@ def _check_files(root: str, rows: Sequence[_Row]) -> None:
                 f"{seen[row.path]} already."
             )
         seen[row.path] = row.line
+
+
+def _list(folder: str) -> dict[str, bool]:
+    """What a folder holds, and whether it is a file; a link is one, as asking takes a call."""
+    if not os.path.isdir(folder):
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: not entry.is_dir(follow_symlinks=False) for entry in entries}
 
 
 def _list_classes(

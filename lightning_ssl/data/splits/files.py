@@ -162,9 +162,16 @@ def read_labels(
     if start.startswith((b"{", b"[")):
         return _read_json(path, num_train, names)
     try:
-        entries = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        lines = list(enumerate(map(str.strip, read_text(path).splitlines()), start=1))
     except ValueError as error:
         raise _unreadable(path, str(error)) from error
+    entries = [line for _, line in lines if line]
+    others = [(number, line) for number, line in lines if line and not _is_index(line)]
+    if others and 2 * len(others) <= len(entries):
+        number, line = others[0]
+        raise ValueError(
+            f"'{path}', line {number}: '{line[:100]}' is no index, as most other lines are."
+        )
     return LabelList(_resolve(path, entries, num_train, names))
 
 
@@ -242,8 +249,12 @@ def check_indices(path: str, values: Any, num_train: int) -> Tensor:
     return torch.from_numpy(array)
 
 
+def _is_index(entry: str) -> bool:
+    return entry.removeprefix("-").isdecimal() and len(entry) < 20
+
+
 def _resolve(path: str, entries: list[str], num_train: int, names: Names | None) -> Tensor:
-    if all(entry.removeprefix("-").isdecimal() and len(entry) < 20 for entry in entries):
+    if all(map(_is_index, entries)):
         return check_indices(path, [int(entry) for entry in entries], num_train)
     if names is None:
         raise ValueError(

@@ -1,7 +1,9 @@
 """Data sets by name, from arrays, from folders and CSVs."""
 
+import gzip
 import os
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -456,9 +458,10 @@ class TestCsv:
         ("text", "error", "message"),
         [
             ("path,class\nx/000.png,a\n", ValueError, "unknown: class; missing: label"),
-            ("path,label,weight\nx/000.png,a,1\n", ValueError, "unknown: weight; missing: none"),
-            ("path,label,label\nx/000.png,a,a\n", ValueError, "must have the columns"),
-            ("", ValueError, "missing: label, path"),
+            ("path,label,weight\nx/000.png,a,1\n", ValueError, r"line 1: .*\(unknown: weight\)"),
+            ("path,label,label\nx/000.png,a,a\n", ValueError, r"line 1: .*\(twice: label\)"),
+            ("", ValueError, "line 1: .*path,label.*got an empty line or file"),
+            ("path,label\nx,a\n", FileNotFoundError, "line 2: .*, only a folder of that name"),
             ("path,label\nx/000.png,a\nx/9.png,a\n", FileNotFoundError, r"line 3: .*x/9\.png"),
             ("path,label\nq/000.png,a\n", FileNotFoundError, r"line 2: .*q/000\.png"),
             ("path,label\nx/000.png,\n", ValueError, "no training image with a label"),
@@ -526,6 +529,45 @@ class TestCsv:
         ):
             assert set(open_source("csv", path).classes) == {"a", word}
 
+    @pytest.mark.parametrize("sign", "\u2212\u2013\u2014\u2011\uff0d")
+    @pytest.mark.filterwarnings("ignore:.*one training image only")
+    def test_a_minus_sign_of_a_word_processor(self, make_folder, sign):
+        path = write_csv(make_folder({"x": 2}), f"path,label\nx/000.png,1\nx/001.png,{sign}1\n")
+        with pytest.raises(ValueError, match=rf"line 3: '{sign}1' looks like a mark"):
+            open_source("csv", path)
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ("Cat", "cat"),
+            ("caf\u00e9", "cafe\u0301"),
+            ("a b", "a  b"),
+            ("ab", "a\u200bb"),
+            ("01", "1"),
+            ("\uff11", "1"),
+            ("stra\u00dfe", "STRASSE"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:.*one training image only")
+    def test_names_that_look_alike_warn(self, make_folder, one, other):
+        text = f"path,label\nx/000.png,{one}\nx/001.png,{other}\nx/002.png,dog\n"
+        path = write_csv(make_folder({"x": 3}), text)
+        with pytest.warns(UserWarning, match="Taken for different classes: .* and ") as warned:
+            names = open_source("csv", path).classes
+        assert len(names) == 3
+        said = next(str(w.message) for w in warned if "Taken" in str(w.message))
+        assert repr(one) in said
+        assert repr(other) in said
+        assert "dog" not in said
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Taken for")
+            open_source("csv", path, classes=names)  # who lists them means them
+
+    def test_numbers_beside_words_that_look_alike_warn(self, make_folder):
+        text = "path,label\nx/000.png,1\nx/001.png,1.0\nx/002.png,dog\n"
+        with pytest.warns(UserWarning, match="'1' and '1.0'"):
+            open_source("csv", write_csv(make_folder({"x": 3}), text))
+
     def test_a_mark_as_a_class_folder(self, make_folder):
         with pytest.raises(ValueError, match=r"train': '-1' looks like a mark.*ROOT/unlabeled"):
             open_source("folder", make_folder({"train/0": 1, "train/-1": 1}))
@@ -568,6 +610,8 @@ class TestCsv:
                 "line 1: the text is UTF-16: save as UTF-8",
             ),
             (b"path,label\nx/0\x0000.png,a\n", "line 2: a zero byte"),
+            (gzip.compress(b"path,label\n", mtime=0), "line 1: it is packed by gzip, no text"),
+            (b"PK\x03\x04\x14\0\x06", r"line 1: it is a zip archive or a workbook .*\.xlsx"),
             (b'path,label\nx/000.png,"a\n', "line 2: it cannot be read as CSV"),
             (b"path,label\n,a\n", "line 2: `path` must be a file"),
         ],

@@ -347,6 +347,8 @@ class TestFiles:
             ("1\n2\n1\n", "lists 1 images twice; the first: 1"),
             ("n0001.png\nn0001.png\n", "lists 1 images twice"),
             ("n0001.png\nx.png\ny.png", "2 of 3 file names are not among .* first: 'x.png'"),
+            ("# labelled\n\n3\n4", "line 1: '# labelled' is no index, as most other lines are"),
+            ("3\n4\n\n5,\n", "line 4: '5,' is no index"),
             ('{"values": ["x.png"]}', "1 of 1 file names"),
             ('{"other": []}', "`labels_file`.* must be a split written by this package"),
             ("[1, 2]", "`labels_file`.* must be a split"),
