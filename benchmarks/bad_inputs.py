@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ PHOTOS = (*FIT, "--data.dataset", "folder", "--data.root")
 TABLE = (*FIT, "--data.dataset", "csv", "--data.root")
 LAST = "run/checkpoints/last.ckpt"
 TEST = ("test", *QUIET, "--ckpt_path")
-PREDICT = ("predict", *QUIET, "--data.num_workers", "0", "--ckpt_path")
+PREDICT = ("predict", *QUIET, "--data.root", "photos", "--data.num_workers", "0", "--ckpt_path")
+AGAIN = ("fit", "-c", "run/config.yaml", "--ckpt_path", "last", "--trainer.max_steps", "2")
 
 # Arguments after the first ones of the kind, and what the message has to hold.
 Row = tuple[tuple[str, ...], str]
@@ -141,9 +143,45 @@ OPTIONS: list[Row] = [
     )),
     (("--model", "FixMach"), "FixMatch"),
     (("--data.dataset", "digit"), "digits"),
-    (("--data.num_labels",), "data.num_labels"),
+    (("--data.num_labels",), "--data"),
     (("word",), "word"),
 ]  # fmt: skip
+
+CONTINUED: list[Row] = [
+    (("--model.threshold", "0.5"), "`model.threshold`"),
+    (("--model.weights", LAST), "`model.weights`"),
+    (("--model.weights_strict", "false"), "`model.weights_strict`"),
+    (("--model.optimizer.lr", "1"), "`model.optimizer.lr`"),
+    (("--model.backbone", "wrn_10_2"), "`model.backbone`"),
+    (("--data.batch_size", "2"), "`data.batch_size`"),
+    (("--data.image_size", "8"), "`data.image_size`"),
+    (("--seed_everything", "7"), "seed_everything"),
+    (("--trainer.precision", "bf16-true"), "`trainer.precision`"),
+    (("--trainer.accumulate_grad_batches", "2"), "accumulate_grad_batches"),
+]
+
+COMMANDS: list[Row] = [
+    *(((name, "-c", "run/config.yaml"), "ckpt_path") for name in ("validate", "test", "predict")),
+    (("test", "--model", "FixMatch", "--data.dataset", "digits"), "ckpt_path"),
+    *(((*PREDICT, LAST, "--data.root", name), name) for name in ("nothere", "notes.txt", "empty")),
+    *(
+        ((*PREDICT, LAST, "--predictions.path", path), path)
+        for path in ("nothere/a.csv", "photos", "notes.txt/a.csv")
+    ),
+    ((*PREDICT, LAST, "--trainer.limit_predict_batches", "0"), "limit_predict_batches"),
+    (("fitt",), "fit"),
+    (("fit",), "--model"),
+    (("compare", "--labels", "20"), "labels"),
+    (("compare", "--labels", "[20]", "--methods", "[]"), "methods"),
+    (("probe", "--ckpt_path", "nothere.ckpt"), "ckpt_path"),
+    (("probe", "--ckpt_path", LAST, "--output", "nothere/a/"), "output"),
+    (("probe", "--ckpt_path", LAST, "--epochs", "0"), "epochs"),
+    (("project", "--ckpt_path", "empty.ckpt"), "ckpt_path"),
+    (("pseudo-label", "--ckpt_path", "list.ckpt"), "ckpt_path"),
+    (("pseudo-label", "--ckpt_path", LAST, "--output", "a.txt"), "output"),
+    (("moam", "--common", "'"), "common"),
+    (("quickstart", "--nothing", "1"), "quickstart"),
+]
 
 CONFIGS = {
     "empty_model": "model:\n",
@@ -301,7 +339,7 @@ PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     "threshold": (lambda: FixMatch(10, threshold=2.0), "threshold"),
     "backbone": (lambda: FixMatch(10, backbone="wrn_10_100000"), "backbone"),
     "weights": (lambda: FixMatch(10, weights="nothere").start_from_weights(), "nothere"),
-    "load": (lambda: FixMatch.load_from_checkpoint("no_weights.ckpt"), "state_dict"),
+    "load": (lambda: FixMatch.load_from_checkpoint("method.ckpt"), "ckpt_path"),
     "floats": (lambda: from_arrays(images() / 255, np.zeros(8, int)), "images"),
     "targets": (lambda: from_arrays(images(), np.zeros(3, int)), "targets"),
     "no images": (lambda: from_arrays(images(0), np.zeros(0, int)), "images"),
@@ -314,59 +352,23 @@ PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
 
 def rows() -> Iterator[tuple[str, Callable[[], Any], str]]:
     """Every row: what is tried, as a text and as a function, and what has to be said."""
-
-    def command(*args: str) -> tuple[str, Callable[[], Any]]:
-        short = [arg for arg in args if arg not in (*QUIET, *NETWORK, *SIZES)]
-        return " ".join(short)[:100], lambda: main(args)
-
-    for args, part in OPTIONS:
-        yield *command(*DIGITS, *args), part
-    for name in CONFIGS:
-        yield *command("fit", "-c", f"{name}.yaml", *QUIET), ""
-    for name, (_, part) in LISTS.items():
-        yield *command(*TABLE, name), part
-    for name, (_, part) in LABELS.items():
-        yield *command(*DIGITS, "--data.num_labels", "null", "--data.labels_file", name), part
-    for name in (*CHECKPOINTS, "cut", "zeros", "nothing"):
-        yield *command(*TEST, f"{name}.ckpt"), ""
-        yield *command(*PREDICT, f"{name}.ckpt", "--data.root", "photos"), ""
-    for name, part in FOLDERS.items():
-        yield *command(*PHOTOS, name), part
-    for name in ("nothere", "notes.txt", "empty"):
-        yield *command(*PREDICT, LAST, "--data.root", name), name
-    for path in ("nothere/a.csv", "photos"):
-        to = ("--predictions.path", path)
-        yield *command(*PREDICT, LAST, "--data.root", "photos", *to), path
-    again = ("fit", "-c", "run/config.yaml", "--ckpt_path", "last", "--trainer.max_steps", "2")
-    for option, value in (
-        ("model.threshold", "0.5"),
-        ("model.weights", LAST),
-        ("model.optimizer.lr", "1"),
-        ("data.batch_size", "2"),
-        ("data.image_size", "8"),
-        ("data.root", "other_val"),
-        ("seed_everything", "7"),
-        ("trainer.precision", "bf16-true"),
-    ):
-        yield *command(*again, f"--{option}", value), option.rpartition(".")[2].split("_")[0]
-    for name in ("validate", "test", "predict"):
-        yield *command(name, "-c", "run/config.yaml"), "ckpt_path"
-        yield *command(name, "--model", "FixMatch", "--data.dataset", "digits"), "ckpt_path"
-    for args, part in (
-        (("fitt",), "fit"),
-        (("fit",), "--model"),
-        (("compare", "--labels", "20"), "labels"),
-        (("compare", "--methods", "[]"), "methods"),
-        (("probe", "--ckpt_path", "nothere.ckpt"), "ckpt_path"),
-        (("probe", "--ckpt_path", LAST, "--output", "nothere/a/"), "output"),
-        (("probe", "--ckpt_path", LAST, "--epochs", "0"), "epochs"),
-        (("project", "--ckpt_path", "empty.ckpt"), "ckpt_path"),
-        (("pseudo-label", "--ckpt_path", "list.ckpt"), "ckpt_path"),
-        (("pseudo-label", "--ckpt_path", LAST, "--output", "a.txt"), "output"),
-        (("moam", "--common", "'"), "common"),
-        (("quickstart", "--nothing", "1"), "quickstart"),
-    ):
-        yield *command(*args), part
+    checkpoints = [((f"{name}.ckpt",), "") for name in (*CHECKPOINTS, "cut", "zeros", "nothing")]
+    by_index = (*DIGITS, "--data.num_labels", "null", "--data.labels_file")
+    kinds: tuple[tuple[tuple[str, ...], list[Row]], ...] = (
+        (DIGITS, OPTIONS),
+        (("fit", *QUIET, "-c"), [((f"{name}.yaml",), "") for name in CONFIGS]),
+        (TABLE, [((name,), part) for name, (_, part) in LISTS.items()]),
+        (by_index, [((name,), part) for name, (_, part) in LABELS.items()]),
+        (PHOTOS, [((name,), part) for name, part in FOLDERS.items()]),
+        (TEST, checkpoints),
+        (PREDICT, checkpoints),
+        (AGAIN, CONTINUED),
+        ((), COMMANDS),
+    )
+    for first, listed in kinds:
+        for args, part in listed:
+            short = [arg for arg in (*first, *args) if arg not in (*QUIET, *NETWORK, *SIZES)]
+            yield " ".join((*short[:1], *short[-4:])), partial(main, (*first, *args)), part
     for name, (call, part) in PYTHON.items():
         yield f"Python: {name}", call, part
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_ssl.data.sources.base import SIDES
 from lightning_ssl.methods import SimCLR, SSLModule
@@ -200,7 +200,7 @@ def check_state(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None
     # What a method keeps besides, such as banks, it may read in its own way.
     for name, own in model.named_parameters():
         found = weights.get(name)
-        if found is None:
+        if not isinstance(found, Tensor):
             raise ValueError(f"`ckpt_path` '{path}' lacks the weight '{name}' of the method.")
         if tuple(found.shape) != tuple(own.shape):
             raise ValueError(

@@ -143,7 +143,7 @@ def explain(error: Exception, known: dict[str, Any]) -> str:
     if wanted is not None:
         key, value = wanted.groups()
         return f"`{key}` (--{key}) must be a list, such as [{value}], got {value}."
-    if text.startswith("Parser key"):
+    if isinstance(error, ArgumentError):
         text = " ".join(text.split())
     unknown = _UNKNOWN.search(text)
     if unknown is not None and "class_path" not in text:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_ssl.seeding import make_generator
 
+
 class _Permutations:
     """Endless fresh permutations of ``range(size)``, read by position; the last two are kept."""
 

@@ -107,7 +107,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a file of another kind raises anything, KeyError for one
         raise ValueError(
             f"`weights` must be a checkpoint that torch.load opens with weights_only=True, or a "
-            f"file of safetensors, got {str(path)!r}: {error}"
+            f"file of safetensors, got {str(path)!r}: "
+            f"{(str(error) or type(error).__name__).splitlines()[0]}"
         ) from error
     parts = content if isinstance(content, Mapping) else {}
     is_suncet = isinstance(parts.get("encoder"), Mapping) and "state_dict" not in parts

@@ -265,6 +265,8 @@ DAMAGES = [
     (record(std=[0.5, 0.0, 0.5]), "`std` of the data"),
     (record(image_size=-3), "`image_size` of the data"),
     (record(labeled=[1, 2]), "`labeled` of the data"),
+    (changed(lambda c: c["state_dict"].update(dict.fromkeys(c["state_dict"], "a"))), "lacks"),
+    (changed(lambda c: c.update(started_from=7)), "`started_from` must be a file or null"),
     (changed(lambda c: c.update(method=7)), "`method` must be a class path"),
 ]
 
