@@ -6,8 +6,10 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+import torch
 
 try:
     import fcntl
@@ -26,6 +28,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
 
     Yields:
         The name to write to.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk; it names the file.
     """
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
@@ -41,9 +46,58 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         _flush(temporary)  # else a crash of the machine may leave the new name with nothing in it
         os.replace(temporary, path)
         _flush(folder)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            raise _naming(error, path) from error
         raise
+
+
+def _naming(error: OSError, path: str | os.PathLike[str]) -> OSError:
+    """The error with the file, which a failed write does not name."""
+    return OSError(f"'{os.fspath(path)}' cannot be written: {error.strerror or error}.")
+
+
+@contextmanager
+def appending(path: str | os.PathLike[str]) -> Iterator[io.TextIOWrapper]:
+    """Add rows to the end of a CSV file in UTF-8; after an error none of them is there.
+
+    Args:
+        path: The file, which is there already.
+
+    Yields:
+        The file.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk; it names the file.
+    """
+    size = os.path.getsize(path)
+    try:
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise _naming(error, path) from error
+
+
+def save(value: Any, path: str | os.PathLike[str]) -> None:
+    """Write a file of ``torch.save``; it appears when it is complete.
+
+    Args:
+        value: What to write.
+        path: The file; its folder is made where missing.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk; it names the file.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # PyTorch's, which says nothing of what the system said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _flush(path: str) -> None:

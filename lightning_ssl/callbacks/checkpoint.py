@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lightning_ssl.files import replacing
+from lightning_ssl.files import save
 from lightning_ssl.lightning_private import may_save, save_newest, validation_is_due
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -33,12 +32,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             checkpoint: What to write.
             path: The file; a remote one is left to Lightning.
             storage_options: Not known, as with Lightning.
+
+        Raises:
+            OSError: If it cannot be written, such as on a full disk; the earlier one is kept.
         """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+        save(checkpoint, path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

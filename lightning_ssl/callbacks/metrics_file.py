@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_ssl.files import replacing
+from lightning_ssl.files import appending, writing_text
 
 
 class MetricsFile(Logger):
@@ -52,9 +52,8 @@ class MetricsFile(Logger):
         """
         self._names, self._rows = [], []
         kept = [row for row in self._read() if int(row["step"]) < step]
-        self._names = sorted({name for row in kept for name, value in row.items() if value != ""})
         if kept:
-            self._replace(kept)
+            self._replace(sorted({n for row in kept for n, value in row.items() if value}), kept)
         elif os.path.exists(self.path):
             os.unlink(self.path)
 
@@ -86,23 +85,19 @@ class MetricsFile(Logger):
         if not self._rows:
             return
         names = sorted({*self._names, *(name for row in self._rows for name in row)})
-        if names == self._names:
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
+        if names == self._names and os.path.exists(self.path):
+            with appending(self.path) as file:
                 csv.DictWriter(file, names).writerows(self._rows)
         else:  # further columns
-            old = self._read() if self._names else []
-            self._names = names
-            self._replace([*old, *self._rows])
+            self._replace(names, [*(self._read() if self._names else []), *self._rows])
         self._rows = []
 
-    def _replace(self, rows: list[dict[str, Any]]) -> None:
-        with (
-            replacing(self.path) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, self._names, extrasaction="ignore")
+    def _replace(self, names: list[str], rows: list[dict[str, Any]]) -> None:
+        with writing_text(self.path, newline="") as file:
+            writer = csv.DictWriter(file, names, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
+        self._names = names
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_ssl.files import check_output, replacing, writing_text
+from lightning_ssl.files import check_output, replacing, save, writing_text
 
 
 class PredictionWriter(Callback):
@@ -78,7 +78,7 @@ class PredictionWriter(Callback):
         """Merge the parts of all processes into one file; none of them is left behind."""
         mine = self._part_file(trainer.global_rank)
         try:
-            torch.save(_concatenate(self._parts), mine)
+            save(_concatenate(self._parts), mine)
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 files = [self._part_file(rank) for rank in range(trainer.world_size)]

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_ssl.callbacks import MetricsFile
 from lightning_ssl.cli.checkpoint import open_checkpoint
-from lightning_ssl.files import FolderLock, replacing
+from lightning_ssl.files import FolderLock, writing_text
 
 HERE = "."
 """`run_dir` in a run folder's own config, which is thus true wherever the folder is."""
@@ -63,10 +63,8 @@ class RunFolder(SaveConfigCallback):
             self.lock.acquire()
             for part in half_written(Path(folder)):
                 part.unlink()
-            with replacing(os.path.join(folder, "config.yaml")) as temporary:
-                self.parser.save(
-                    self.record, temporary, skip_none=False, overwrite=True, multifile=False
-                )
+            with writing_text(os.path.join(folder, "config.yaml")) as file:
+                file.write(self.parser.dump(self.record, skip_none=False))
             if hasattr(data, "store_split"):
                 data.store_split(folder)
         trainer.loggers = list(self._loggers)

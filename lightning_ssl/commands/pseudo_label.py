@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from glob import escape
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from lightning_ssl.data.loading.five_crops import FiveCropFetch
 from lightning_ssl.data.loading.loader import EvaluationLoader
 from lightning_ssl.data.pseudo.table import PseudoTable, check_table_path, write_table
 from lightning_ssl.data.sources.images import FileImages
-from lightning_ssl.files import check_output, replacing
+from lightning_ssl.files import check_output, save
 from lightning_ssl.losses import softmax
 from lightning_ssl.methods import S4LRotation, SSLModule
 
@@ -85,7 +86,12 @@ def pseudo_label(
         enable_model_summary=False,
         enable_progress_bar=progress_bar,
     )
-    trainer.predict(labeler, return_predictions=False)
+    try:
+        trainer.predict(labeler, return_predictions=False)
+    except BaseException:
+        with suppress(OSError):  # parts are what the same command goes on from
+            labeler.folder.rmdir()
+        raise
 
 
 class _Labeler(pl.LightningModule):
@@ -182,8 +188,7 @@ class _Labeler(pl.LightningModule):
 
     def _store(self) -> None:
         if self._kept:
-            with replacing(self.folder / f"{int(self._kept[0]['index'][0])}.pt") as temporary:
-                torch.save(_concatenate(self._kept), temporary)
+            save(_concatenate(self._kept), self.folder / f"{int(self._kept[0]['index'][0])}.pt")
             self._kept = []
 
     def _stored(self) -> dict[str, Tensor]:
