@@ -79,6 +79,11 @@ PRIVATE_NAMES: tuple[tuple[str, str, str], ...] = (
         "`CommandLine.only_parses`: without `run` there are no subcommands, whose options are read",
     ),
     (
+        "pytorch_lightning.Trainer",
+        "_signal_connector",
+        "`leave_signals`: its handler of SIGTERM waits for processes that may have left",
+    ),
+    (
         _RESET,
         "_iterator",
         "`WrappedLoader`: by this name Lightning finds the workers that it ends with a run",
@@ -132,6 +137,16 @@ def validation_is_due(trainer: Trainer) -> bool:
     loop = trainer.fit_loop
     due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
     return due and not loop.epoch_loop.val_loop.skip  # which is so where there are no images
+
+
+def leave_signals(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals, for a callback that does.
+
+    Args:
+        trainer: The trainer, before it runs.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
 
 
 def warn_of_twin() -> None:

@@ -207,7 +207,11 @@ class SSLCLI(CommandLine):
         """Let nobody write to the run folder before training starts; listen to signals."""
         if self.only_parses:
             return
-        self.trainer.callbacks.append(Termination())  # type: ignore[attr-defined]
+        termination = Termination()
+        self.trainer.callbacks.append(termination)  # type: ignore[attr-defined]
+        if self.subcommand == "fit":
+            termination.listen(self.trainer)
+            self._held.callback(termination.forget)
         for callback in find_callbacks(self.trainer, RunFolder):
             callback.hold(self.trainer)
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,5 +139,36 @@ class Elsewhere(Logger):
 class TerminateEarly(Callback):
     """Send SIGTERM to this process before its first step."""
 
-    def on_train_start(self, trainer: Any, *args: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def __init__(self, hook: str, rank: int = 0) -> None:
+        self.rank = rank
+        setattr(self, hook, self.send)
+
+    def send(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_rank == self.rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Announce(Callback):
+    """Write a file with the process's number at a moment of the run, and stay there for a while."""
+
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
+
+    def here(self, moment: str, trainer: Any) -> None:
+        file = Path(f"{moment}.{trainer.global_rank}")
+        if moment == self.moment and not file.exists():
+            Path(f"{file}.new").write_text(str(os.getpid()))
+            os.rename(f"{file}.new", file)
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                time.sleep(0.05)
+
+    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+        self.here("setup", trainer)
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == 3:
+            self.here("training", trainer)
+
+    def on_validation_batch_start(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        self.here("sanity" if trainer.sanity_checking else "validation", trainer)
