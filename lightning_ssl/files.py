@@ -5,7 +5,7 @@ import io
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
@@ -224,26 +224,46 @@ def check_output(path: str | os.PathLike[str], argument: str) -> None:
     Raises:
         ValueError: If it cannot be written; nothing is left on the disk.
     """
+    reason = _why_not(path)
+    if reason:
+        raise ValueError(
+            f"`{argument}` must be a file that can be written, got '{os.fspath(path)}': {reason}."
+        )
+
+
+def check_output_folder(path: str | os.PathLike[str], argument: str, names: Sequence[str]) -> None:
+    """See that files can be written to a folder, before the work whose results they are.
+
+    Args:
+        path: The folder; it may be missing.
+        argument: Name of the argument that gave it, for messages.
+        names: The files, relative to the folder.
+
+    Raises:
+        ValueError: If one cannot be written; nothing is left on the disk.
+    """
+    for name in names:
+        reason = _why_not(os.path.join(path, name))
+        if reason:
+            raise ValueError(
+                f"`{argument}` must be a folder that can be written to, got '{os.fspath(path)}': "
+                f"'{name}' in it: {reason}."
+            )
+
+
+def _why_not(path: str | os.PathLike[str]) -> str:
+    """Why a file cannot be written; nothing where it can."""
     folder = os.path.dirname(os.path.abspath(path))
     try:
         if os.path.isdir(path) or not os.path.basename(path):
-            raise IsADirectoryError("it is a folder")
-        os.lstat(path)  # which refuses a name that is too long
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        raise _no_output(path, argument, error) from error
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
-    try:
+            return "it is a folder"
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)  # which refuses a name that is too long
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if not os.path.isdir(folder):
+            return f"'{folder}' is no folder"
         with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise _no_output(path, argument, error) from error
-
-
-def _no_output(path: str | os.PathLike[str], argument: str, error: Exception) -> ValueError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return ValueError(
-        f"`{argument}` must be a file that can be written, got '{os.fspath(path)}': {reason}."
-    )
+            return ""
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lightning_ssl
-from lightning_ssl.files import as_name, check_output, printable, writing_text
+from lightning_ssl.files import as_name, check_output, check_output_folder, printable, writing_text
 
 PACKAGE = Path(lightning_ssl.__file__).parent
 NAMES = ("open", "read_text", "write_text")
@@ -74,3 +74,27 @@ def test_an_output_that_can_be_written_is_not_made() -> None:
     with pytest.raises(KeyError), writing_text("a.csv"):
         raise KeyError
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("file", "'a/b.csv' in it: '.*file' is no folder"),
+        ("file/x", "'a/b.csv' in it: '.*file' is no folder"),
+        ("link", "'a/b.csv' in it: '.*link' is no folder"),
+        ("inner", "'a/b.csv' in it: '.*inner/a' is no folder"),
+        ("taken", "'a/b.csv' in it: it is a folder"),
+        ("/proc/self", "'a/b.csv' in it: "),
+    ],
+)
+def test_an_output_folder_that_cannot_be_written_to(path: str, said: str) -> None:
+    Path("file").touch()
+    Path("link").symlink_to("nowhere")
+    Path("inner").mkdir()
+    Path("inner/a").touch()
+    Path("taken/a/b.csv").mkdir(parents=True)
+    message = f"`output` must be a folder that can be written to, got '{path}': {said}"
+    with pytest.raises(ValueError, match=message):
+        check_output_folder(path, "output", ("a/b.csv",))
+    check_output_folder("new", "output", ("a/b.csv",))
+    assert not Path("new").exists()

@@ -10,6 +10,33 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_ssl.files import appending, writing_text
 
 
+def read_metrics(path: str) -> list[dict[str, str]]:
+    """Read the rows of a run's ``metrics.csv``; one that a killed run did not finish is left out.
+
+    Args:
+        path: The file; where there is none there are no rows.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    if not os.path.exists(path):
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        names = reader.fieldnames
+        if names is not None and "step" not in names:
+            raise ValueError("its first line does not name the column 'step'")
+        if any(None in row for row in rows):
+            raise ValueError("a line has more columns than the first one")
+    except (csv.Error, OSError, ValueError) as error:
+        raise ValueError(
+            f"'{path}' cannot be continued, move it away to go on without its rows: {error}."
+        ) from error
+    return [row for row in rows if row["step"] and row["step"].isdecimal()]
+
+
 class MetricsFile(Logger):
     """Writes ``metrics.csv``: a row for each logged step, which a resumed run continues.
 
@@ -51,17 +78,12 @@ class MetricsFile(Logger):
             step: Optimizer updates that are done.
         """
         self._names, self._rows = [], []
-        kept = [row for row in self._read() if int(row["step"]) < step]
+        rows = read_metrics(self.path) if step else []
+        kept = [row for row in rows if int(row["step"]) < step]
         if kept:
             self._replace(sorted({n for row in kept for n, value in row.items() if value}), kept)
         elif os.path.exists(self.path):
             os.unlink(self.path)
-
-    def _read(self) -> list[dict[str, Any]]:
-        if not os.path.exists(self.path):
-            return []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -89,7 +111,7 @@ class MetricsFile(Logger):
             with appending(self.path) as file:
                 csv.DictWriter(file, names).writerows(self._rows)
         else:  # further columns
-            self._replace(names, [*(self._read() if self._names else []), *self._rows])
+            self._replace(names, [*(read_metrics(self.path) if self._names else []), *self._rows])
         self._rows = []
 
     def _replace(self, names: list[str], rows: list[dict[str, Any]]) -> None:

@@ -14,10 +14,13 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_ssl.callbacks import MetricsFile
 from lightning_ssl.cli.checkpoint import open_checkpoint
-from lightning_ssl.files import FolderLock, writing_text
+from lightning_ssl.files import FolderLock, check_output_folder, writing_text
 
 HERE = "."
 """`run_dir` in a run folder's own config, which is thus true wherever the folder is."""
+
+
+_RECORDS = ("config.yaml", "split.json", "metrics.csv")
 
 
 class RunFolder(SaveConfigCallback):
@@ -123,10 +126,22 @@ def half_written(folder: Path) -> list[Path]:
     Args:
         folder: The run's folder.
     """
-    records = ("config.yaml", "split.json", "metrics.csv")
-    found = [part for name in records for part in folder.glob(f"{name}.????????.tmp")]
+    found = [part for name in _RECORDS for part in folder.glob(f"{name}.????????.tmp")]
     found += (folder / "checkpoints").glob("*.ckpt.????????.tmp")
     return [part for part in found if part.is_file()]
+
+
+def check_folder(run_dir: str) -> None:
+    """See that a run's records can be written.
+
+    Args:
+        run_dir: The run's folder; it may be missing.
+
+    Raises:
+        ValueError: If not; nothing is left on the disk.
+    """
+    checkpoints = [f"checkpoints/{name}.ckpt" for name in ("best", "last")]
+    check_output_folder(run_dir, "run_dir", ("run.lock", *_RECORDS, *checkpoints))
 
 
 def find_checkpoint(run_dir: str, word: str | None) -> str | None:

@@ -21,6 +21,7 @@ from lightning_ssl.callbacks import PredictionWriter, Termination
 from lightning_ssl.callbacks.base_weights import is_partial
 from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.callbacks.method_record import check_method, check_options, check_start
+from lightning_ssl.callbacks.metrics_file import read_metrics
 from lightning_ssl.cli.arguments import WORDS, classes, expand
 from lightning_ssl.cli.checkpoint import (
     DATA,
@@ -37,13 +38,14 @@ from lightning_ssl.cli.inputs import follow_network
 from lightning_ssl.cli.paths import options
 from lightning_ssl.cli.run_folder import (
     RunFolder,
+    check_folder,
     fill,
     find_checkpoint,
     is_writer,
     make_record,
     new_run_dir,
 )
-from lightning_ssl.files import FolderLock, check_output
+from lightning_ssl.files import FolderLock
 from lightning_ssl.lightning_private import CommandLine
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
@@ -193,14 +195,16 @@ class SSLCLI(CommandLine):
         lock = FolderLock(config.run_dir)
         self._held.callback(lock.release)
         if is_writer():
-            check_output(Path(config.run_dir, "config.yaml"), "run_dir")
+            check_folder(config.run_dir)
             lock.acquire(create=False)
         if config.ckpt_path in (None, "last", "best"):
             config.ckpt_path = find_checkpoint(config.run_dir, config.ckpt_path)
             if config.ckpt_path is not None:
                 follow_record(config.data, config.ckpt_path)
-        if config.ckpt_path is None:  # which knows how its images looked
-            follow_network(config)
+        if config.ckpt_path is None:
+            follow_network(config)  # a checkpoint knows how its images looked
+        else:
+            read_metrics(str(Path(config.run_dir, "metrics.csv")))
         self.save_config_kwargs = {"record": make_record(config), "lock": lock}
 
     def after_instantiate_classes(self) -> None:

@@ -22,7 +22,7 @@ from lightning_ssl.commands.compare_check import check_fit
 from lightning_ssl.commands.compare_table import Run, read_accuracy, write_tables
 from lightning_ssl.commands.options import keep_method, split_options
 from lightning_ssl.data.loading.loader import available_cores
-from lightning_ssl.files import replacing
+from lightning_ssl.files import check_output_folder, replacing
 
 # Flag to the argument of `compare` that sets it for each run.
 _OWN_FLAGS = {
@@ -79,6 +79,9 @@ def compare(
         _read(methods, options, own),
         list(product(range(seeds), labels, sizes)),
     )
+    tables = ("results.csv", "evaluations.csv", "compare.png")
+    records = [f"{run.folder.name}/options.json" for run in runs]
+    check_output_folder(run_dir, "run_dir", (*tables, *records))
     for run in runs:
         _check_same(run)
     try:

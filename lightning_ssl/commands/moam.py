@@ -12,7 +12,7 @@ from lightning_ssl.cli.functions import run_function
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.commands.options import read_options, split_options
 from lightning_ssl.commands.pseudo_label import pseudo_label
-from lightning_ssl.files import replacing
+from lightning_ssl.files import check_output_folder, replacing
 
 
 def moam(
@@ -67,6 +67,8 @@ def moam(
     configs = [read_options(_start, step.command) for step in fits]
     labelling = _label(folder, configs[0]["trainer"], label)
     read_options(_start, labelling.command)
+    records = [f"{step.name}/config.yaml" for step in fits]
+    check_output_folder(folder, "run_dir", ("finished.json", _table(folder).name, *records))
     _run(folder, [fits[0], labelling, *fits[1:]])
 
 

@@ -13,7 +13,7 @@ from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.cli.checkpoint import known_to_checkpoint
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.evaluation.projection import class_names, draw_projection
-from lightning_ssl.files import check_output, replacing, writing_text
+from lightning_ssl.files import check_output_folder, replacing, writing_text
 
 
 def project(
@@ -40,14 +40,13 @@ def project(
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it knows no data, or ``output`` is no folder.
+        ValueError: If it knows no data, or ``output`` cannot be written to.
     """
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(f"`ckpt_path` must be a checkpoint file, got '{ckpt_path}'.")
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output` must be a folder, got the file '{output}'.")
-    check_output(folder / "labels.csv", "output")
+    files = ("embeddings.npy", "labels.csv", "projection.png", "projector/metadata.tsv")
+    check_output_folder(folder, "output", files)
     named = () if model is None else (model,)
     if "data" not in known_to_checkpoint(ckpt_path, predict=False, named=named):
         raise ValueError(f"`ckpt_path` must be of a run on SSLDataModule, got '{ckpt_path}'.")

@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_ssl.augment import Views
+from lightning_ssl.checks import check_count
 from lightning_ssl.commands.compare_table import percent, write_rows
 from lightning_ssl.commands.train_and_test import train_and_test
 from lightning_ssl.evaluation.figures import draw_curves, draw_views
+from lightning_ssl.files import check_output_folder
 
 _METHODS = ("Supervised", "FixMatch")
 _COLUMNS = ("method", "labels", "seed", "test_accuracy", "seconds")
@@ -31,28 +33,26 @@ def quickstart(
         seeds: Number of seeds.
         max_steps: Optimizer updates of each run.
     """
+    check_count("seeds", seeds)
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    # Not by a pattern: an earlier quickstart may have left further seeds.
+    runs = {m: [_run_dir(folder, m, num_labels, s) for s in range(seeds)] for m in _METHODS}
+    records = [f"{run.name}/config.yaml" for of_method in runs.values() for run in of_method]
+    files = ("results.csv", "curves.png", "views.png", *records)
+    check_output_folder(folder, "output", files)
     rows: list[dict[str, Any]] = []
     for method in _METHODS:
-        for seed in range(seeds):
-            run_dir = _run_dir(folder, method, num_labels, seed)
+        for seed, run_dir in enumerate(runs[method]):
             shutil.rmtree(run_dir, ignore_errors=True)
             rows.append(_train(method, num_labels, seed, max_steps, run_dir))
     write_rows(folder / "results.csv", rows)
-    # Not by a pattern: an earlier quickstart may have left further seeds.
-    runs = {
-        method: [
-            _run_dir(folder, method, num_labels, seed) / "metrics.csv" for seed in range(seeds)
-        ]
-        for method in _METHODS
-    }
+    curves = {method: [run / "metrics.csv" for run in runs[method]] for method in _METHODS}
     panels = {
         "test/acc": "accuracy on held-out writers",
         "train/mask_rate": "pseudo-labels that count",
         "train/pseudo_acc": "of these, right",
     }
-    draw_curves(runs, panels, folder / "curves.png")
+    draw_curves(curves, panels, folder / "curves.png")
     _draw_views(folder / "views.png")
     Console().print(_summary(rows))
     Console().print(f"Written to {folder}: results.csv, curves.png, views.png", soft_wrap=True)

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -228,37 +227,6 @@ def test_one_process_writes_to_a_folder(a_run: Path, capsys: pytest.CaptureFixtu
     FolderLock("runs/a").acquire()  # given back
 
 
-def test_sigterm_saves_after_the_update_and_goes_on_exactly(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = (*OPTIONS, "--trainer.accumulate_grad_batches", "2",
-               "--trainer.val_check_interval", "6")  # fmt: skip
-    fit("FixMatch", "whole", 4, *options)
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--model", "FixMatch", *SMALL, *options, "--trainer.max_steps", "4",
-              "--run_dir", "a", "--trainer.callbacks+=probes.Terminate",
-              "--trainer.callbacks.step", "4"])  # fmt: skip
-    signal.signal(signal.SIGTERM, handler)
-    assert stopped.value.code == 143
-    # The signal came in the first half of the third update, at whose end a validation is due.
-    assert load("a")["global_step"] == 3
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # a requeued job repeats its command
-    fit("FixMatch", "a", 4, *options)
-    whole, resumed = load("whole"), load("a")
-    assert [d for n in STATES for d in differences(whole[n], resumed[n], n)] == []
-    assert metrics("whole") == metrics("a")
-
-
-def test_sigterm_before_the_first_update_ends_at_once() -> None:
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped:
-        fit("Supervised", "a", 50, "--trainer.callbacks+=probes.TerminateEarly")
-    signal.signal(signal.SIGTERM, handler)
-    assert stopped.value.code == 143
-    assert not Path("a/checkpoints").exists()
-
-
 def test_only_half_written_records_are_cleared_away(a_run: Path) -> None:
     own = ["config.yaml.abcdefgh.tmp", "checkpoints/last.ckpt.abcdefgh.tmp"]
     others = ["notes.tmp", "sub/draft.tmp", "checkpoints/mine.tmp", "config.yaml.tmp"]
@@ -378,26 +346,76 @@ def test_logged_values_are_those_of_the_whole_batch(two_ranks: Any) -> None:
         assert found == pytest.approx(wanted, rel=1e-6, nan_ok=True)
 
 
-@pytest.mark.ddp
-def test_two_processes_end_together(two_ranks: Any) -> None:
-    """One of them gets the signal; both save the same update and leave."""
-    codes = two_ranks.run(_fit_until_told, "--trainer.log_every_n_steps", "2")
-    assert codes == [143, 143]
-    assert load("a")["global_step"] == 4
-
-
 def _fit(*args: Any) -> None:
     fit(*args)
 
 
-def _fit_until_told(*args: str) -> Any:
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        fit("Supervised", "a", 20, *args, "--trainer.strategy", "ddp", "--trainer.devices", "2",
-            "--trainer.callbacks+=probes.Terminate", "--trainer.callbacks.step", "2",
-            "--trainer.callbacks.rank", "1")  # fmt: skip
-    except SystemExit as stopped:
-        return stopped.code
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    return None
+DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "the folder is a file": (
+        lambda run: (shutil.rmtree(run), run.write_text("x")),
+        "`run_dir` must be a folder that can be written to, got 'runs/a': 'run.lock' in it: '",
+    ),
+    "the folder is a link to nothing": (
+        lambda run: (shutil.rmtree(run), run.symlink_to("nowhere")),
+        "runs/a' is no folder",
+    ),
+    "the folder takes no file": (
+        lambda run: (shutil.rmtree(run), run.symlink_to("/proc/self")),
+        "`run_dir` must be a folder that can be written to, got 'runs/a': 'run.lock' in it: No",
+    ),
+    "the checkpoints are a file": (
+        lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").write_text("x")),
+        "'checkpoints/best.ckpt' in it: '",
+    ),
+    "a checkpoint is a folder": (
+        lambda run: ((run / "checkpoints/best.ckpt").unlink(),
+                     (run / "checkpoints/best.ckpt").mkdir()),
+        "'checkpoints/best.ckpt' in it: it is a folder",
+    ),
+    "the config is a folder": (
+        lambda run: ((run / "config.yaml").unlink(), (run / "config.yaml").mkdir()),
+        "'config.yaml' in it: it is a folder",
+    ),
+    "the split is a folder": (
+        lambda run: ((run / "split.json").unlink(), (run / "split.json").mkdir()),
+        "'split.json' in it: it is a folder",
+    ),
+    "the metrics are a folder": (
+        lambda run: ((run / "metrics.csv").unlink(), (run / "metrics.csv").mkdir()),
+        "'metrics.csv' in it: it is a folder",
+    ),
+    "the metrics are no text": (
+        lambda run: (run / "metrics.csv").write_bytes(b"step,a\n0,\xff\n"),
+        "'runs/a/metrics.csv' cannot be continued, move it away to go on without its rows: 'utf-8'",
+    ),
+    "the metrics are in another encoding": (
+        lambda run: (run / "metrics.csv").write_text("step,a\n0,1\n", encoding="utf-16"),
+        "'runs/a/metrics.csv' cannot be continued",
+    ),
+    "the metrics are another table": (
+        lambda run: (run / "metrics.csv").write_text("name;value\na;1\n"),
+        "its first line does not name the column 'step'",
+    ),
+    "the metrics are of two tables": (
+        lambda run: (run / "metrics.csv").write_text("step,a\n0,1,2\n"),
+        "a line has more columns than the first one",
+    ),
+    "the lock is a folder": (
+        lambda run: ((run / "run.lock").unlink(), (run / "run.lock").mkdir()),
+        "'run.lock' in it: it is a folder",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_run_folder_is_refused_before_anything_is_written(
+    kind: str, a_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, wanted = DAMAGED[kind]
+    shutil.copy(a_run / "config.yaml", "c.yaml")
+    damage(a_run)
+    before = contents(".")
+    said = refused(capsys, "-c", "c.yaml", "--run_dir", "runs/a", *CONTINUE[2:])
+    assert wanted in said
+    assert said.count("\n") == 1
+    assert contents(".") == before
