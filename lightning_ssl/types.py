@@ -60,7 +60,7 @@ def as_batch(
     Args:
         batch: A :class:`Batch`, or a mapping with ``labeled`` or ``unlabeled`` or both (mappings
             with the names of :class:`Samples`) and optionally ``step``.
-        wanted: Streams and names of views that a mapping must have; None for any.
+        wanted: Streams and names of views that it must have; None for any.
 
     Returns:
         The batch as named tuples.
@@ -68,8 +68,13 @@ def as_batch(
     Raises:
         ValueError: If a key is unknown or something is missing.
     """
-    if isinstance(batch, Batch):
-        return batch
+    made = batch if isinstance(batch, Batch) else _as_named(batch)
+    for stream, views in (wanted or {}).items():
+        _check_stream(stream, getattr(made, stream), views)
+    return made
+
+
+def _as_named(batch: Mapping[str, Any]) -> Batch:
     if not isinstance(batch, Mapping):
         raise ValueError(
             "`batch` must be a lightning_ssl.types.Batch or a dict with 'labeled' or 'unlabeled', "
@@ -82,10 +87,7 @@ def as_batch(
             f"`batch` must have keys of {Batch._fields}, 'labeled' or 'unlabeled' at least, "
             f"got {tuple(batch)}."
         )
-    made = Batch(batch.get("step"), **{n: _as_samples(n, value) for n, value in streams.items()})
-    for stream, views in (wanted or {}).items():
-        _check_stream(stream, getattr(made, stream), views)
-    return made
+    return Batch(batch.get("step"), **{n: _as_samples(n, value) for n, value in streams.items()})
 
 
 def _as_samples(stream: str, samples: Samples | Mapping[str, Any]) -> Samples:

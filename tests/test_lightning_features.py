@@ -16,11 +16,13 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.tuner import Tuner
 
 from lightning_ssl.callbacks import RunCheckpoint
+from lightning_ssl.cli import run
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.methods import FixMatch
 from lightning_ssl.optim import Optimizer, Schedule, multiplier
+from lightning_ssl.types import Batch, Samples
 
-from runs import fit
+from runs import fit, load
 
 
 def digits(**options: Any) -> SSLDataModule:
@@ -71,6 +73,18 @@ def test_a_run_follows_the_rate_that_the_finder_found(schedule: Schedule) -> Non
     assert rates.seen == pytest.approx([found * multiplier(i, 4, schedule) for i in range(4)])
     runner.save_checkpoint("it.ckpt")
     assert FixMatch.load_from_checkpoint("it.ckpt").lr == found
+
+
+def test_a_run_that_began_with_the_finder_goes_on_with_its_rate() -> None:
+    """By its own config, which names the finder: the rate is not searched again."""
+    began = fit("FixMatch", "a", 4, "--trainer.callbacks+=LearningRateFinder",
+                "--trainer.callbacks.num_training_steps", "15")  # fmt: skip
+    found = began.model.lr
+    assert found != 0.03
+    again = run(["fit", "-c", "a/config.yaml", "--ckpt_path", "last", "--trainer.max_steps", "6"])
+    assert again is not None
+    assert again.model.lr == found
+    assert load("a")["global_step"] == 6
 
 
 def test_the_tuner_finds_a_rate() -> None:
@@ -187,6 +201,14 @@ def test_a_batch_that_lacks_something_is_one_sentence(batch: Any, said: str) -> 
     with pytest.raises(ValueError, match=said) as raised:
         trainer(max_steps=1).fit(method(), loader)
     assert "tensor([" not in str(raised.value)
+    with pytest.raises(ValueError, match=said):  # by hand, too
+        method().training_step(batch, 0)
+
+
+def test_a_step_by_hand_says_which_view_is_missing() -> None:
+    batch = Batch(0, Samples({"weak": IMAGES}, TARGET), Samples({"weak": IMAGES}))
+    with pytest.raises(ValueError, match="must have 'weak', 'strong', got 'weak'"):
+        method().training_step(batch, 0)
 
 
 def test_a_whole_batch_of_dicts_trains() -> None:

@@ -4,7 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import LearningRateFinder
 
+from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.lightning_private import attached_trainer
 from lightning_ssl.optim.schedules import UpdateScheduler
 
@@ -43,6 +45,22 @@ def follow_schedule(trainer: Trainer) -> None:
     for scheduler in _schedulers(trainer):
         for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
             group["lr"] = rate
+
+
+def keep_found_rate(trainer: Trainer, method: Any, checkpoint: dict[str, Any]) -> None:
+    """Go on with the rate that a finder found when the run began, and search for none again.
+
+    Args:
+        trainer: The trainer, before training.
+        method: The method.
+        checkpoint: What the run goes on from.
+    """
+    finders = find_callbacks(trainer, LearningRateFinder)
+    rate = checkpoint.get("hyper_parameters", {}).get("optimizer", {}).get("lr")
+    if finders and isinstance(rate, float):
+        method.lr = rate
+        for finder in finders:
+            trainer.callbacks.remove(finder)  # type: ignore[attr-defined]
 
 
 def _schedulers(trainer: Trainer) -> list[UpdateScheduler]:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
@@ -172,17 +173,48 @@ def check_fit(model: SSLModule, data: LightningDataModule, processes: int) -> No
         batch = getattr(data, name, None)
         if stream not in streams or batch is None:
             continue
-        least, why = _least_batch(model, streams, processes)
+        if batch >= 2 * processes:  # enough for all
+            continue
+        least, why = _least_batch(model, data, streams, processes)
         if batch < least:
             raise ValueError(f"`data.{name}` must be at least {least}, got {batch}: {why}.")
 
 
-def _least_batch(model: SSLModule, streams: Any, processes: int) -> tuple[int, str]:
+def _least_batch(model: SSLModule, data: Any, streams: Any, processes: int) -> tuple[int, str]:
     if isinstance(model, SimCLR):
         return 2, "a view is told apart from those of other images"
-    # Over a map of features it takes its statistics from the places of one image, too.
-    alone = len(streams) == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
-    return (2 * processes, "BatchNorm needs two images in each process") if alone else (1, "")
+    if len(streams) == 1 and _sees_one_number(model, data):
+        return 2 * processes, "BatchNorm needs two images in each process"
+    return 1, ""
+
+
+def _sees_one_number(model: SSLModule, data: Any) -> bool:
+    """Whether a BatchNorm gets one number a channel of an image: it has no spread.
+
+    Over a larger map of features it takes its statistics from the places of one image.
+    """
+    modes = {module: module.training for module in model.modules()}
+    learning = [module for module, mode in modes.items() if mode]  # others are frozen
+    if any(isinstance(module, nn.BatchNorm1d) for module in learning):
+        return True
+    norms = [module for module in learning if isinstance(module, nn.BatchNorm2d)]
+    if not norms or not hasattr(data, "image_size"):
+        return False
+    seen: list[bool] = []
+    hooks = [n.register_forward_pre_hook(lambda _, x: seen.append(x[0][0, 0].numel() == 1))
+             for n in norms]  # fmt: skip
+    first = next(model.backbone.parameters())
+    shape = (1, data.in_channels, data.image_size, data.image_size)
+    try:
+        model.backbone.eval()
+        with torch.no_grad():
+            model.backbone(torch.zeros(shape, dtype=first.dtype, device=first.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return any(seen)
 
 
 def check_state(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:

@@ -20,6 +20,7 @@ import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter, Termination
 from lightning_ssl.callbacks.base_weights import is_partial
 from lightning_ssl.callbacks.find import find_callbacks
+from lightning_ssl.callbacks.learning_rate import keep_found_rate
 from lightning_ssl.callbacks.method_record import check_method, check_options, check_start
 from lightning_ssl.callbacks.metrics_file import read_metrics
 from lightning_ssl.cli.arguments import WORDS, classes, expand
@@ -231,6 +232,7 @@ class SSLCLI(CommandLine):
                     self.model.start_from_weights()
                 check_method(self.model, checkpoint, None)
                 if self.subcommand == "fit":
+                    keep_found_rate(self.trainer, self.model, checkpoint)
                     check_options(self.model, checkpoint, LINKED)  # the data check these
                 check_start(self.model, checkpoint)
                 self.model.weights = None  # those of the checkpoint come in their place

@@ -85,7 +85,7 @@ class AdaMatch(WeakStrongModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x = batch.labeled
         images_x = torch.cat([x.views[name] for name in self.views["labeled"]], dim=1)
         together = batch._replace(labeled=x._replace(views={"weak": images_x}))

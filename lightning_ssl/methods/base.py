@@ -248,7 +248,7 @@ class SSLModule(pl.LightningModule, ABC):
 
         A run that was killed and resumed then draws what it would have drawn.
         """
-        batch = as_batch(batch, None if isinstance(batch, Batch) else self.views)
+        batch = as_batch(batch, self.views)
         samples = batch.unlabeled if batch.labeled is None else batch.labeled
         self._batch_size = next(iter(samples.views.values())).shape[1]
         if batch.step is not None:

@@ -74,7 +74,7 @@ class CoMatch(EmbeddingModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled loss, pseudo-labels and contrast, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         (logits_x, z_x), (logits_weak, z_weak), (logits_strong, z), (_, z_other) = (
             self.embed_together(

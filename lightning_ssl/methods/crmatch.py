@@ -78,7 +78,7 @@ class CRMatch(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of four losses, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         images_x, weak, strong = x.views["weak"][0], u.views["weak"][0], u.views["strong"][0]
         # Spread over the batch: where it is a multiple of the labelled one, any number of processes

@@ -79,7 +79,7 @@ class Dash(WeakStrongModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         done = progress(self, "`model` must not be Dash")
         periods = (_exact(done) - _exact(self.warmup)) // _exact(self.period)
         if periods < 0 and not self.official:

@@ -52,7 +52,7 @@ class DeFixMatch(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled loss plus the bracket, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         (logits_x,), (strong_x,), (logits_u,), (strong_u,) = self.forward_together(
             x.views["weak"], x.views["strong"], u.views["weak"], u.views["strong"]

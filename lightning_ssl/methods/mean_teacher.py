@@ -50,7 +50,7 @@ class MeanTeacher(TeacherModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
-        x, u = as_batch(batch)[1:]
+        x, u = as_batch(batch, self.views)[1:]
         first, second = u.views["weak"].split(1)
         probs = softmax(self.teacher_logits(first[0], training=True))
         (logits_x,), (logits_u,) = self.forward_together(x.views["weak"], second)

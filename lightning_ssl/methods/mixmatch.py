@@ -73,7 +73,7 @@ class MixMatch(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss of mixed images, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled.views["weak"], batch.unlabeled.views["weak"]
         probs = self._guess(u)
         labels = functional.one_hot(batch.labeled.target, self.num_classes).to(probs)

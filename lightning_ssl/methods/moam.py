@@ -70,7 +70,7 @@ class MOAM(S4LRotation):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of four losses, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         loss_x, loss_rotation, images, logits = self.turned(batch)
         start = draw_directions(self, "unlabeled", images, batch.step)
         changed = self.adversary(self, images, start)

@@ -91,7 +91,7 @@ class PAWS(ProjectionModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Consistency minus entropy of the mean, see :meth:`SSLModule.training_step`."""
-        x, u = as_batch(batch)[1:]
+        x, u = as_batch(batch, self.views)[1:]
         # Supports and large views share BatchNorm's statistics, small views have their own.
         (h_x, z_x), (h_u, z_u) = self.project_together(x.views["support"], u.views["global"])
         anchors = [z_u]

@@ -46,7 +46,7 @@ class PiModel(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
-        x, u = as_batch(batch)[1:]
+        x, u = as_batch(batch, self.views)[1:]
         (logits_x,), (first, second) = self.forward_together(x.views["weak"], u.views["weak"])
         loss_x = cross_entropy(logits_x, x.target)
         probs = softmax(first.detach())

@@ -63,7 +63,7 @@ class PseudoLabel(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         (logits_x,), (logits_u,) = self.forward_together(x.views["weak"], u.views["weak"])
         loss_x = cross_entropy(logits_x, x.target)

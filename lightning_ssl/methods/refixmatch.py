@@ -51,7 +51,7 @@ class ReFixMatch(WeakStrongModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus both unlabelled losses, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         logits_x, logits_weak, logits_strong = map(self.head, self.embed_views(batch))
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         probs = softmax(logits_weak)

@@ -83,7 +83,7 @@ class RegMixMatch(WeakStrongModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """FreeMatch's loss plus those of mixed images, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         self.adaptive.update(probs)

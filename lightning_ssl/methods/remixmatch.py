@@ -108,7 +108,7 @@ class ReMixMatch(TeacherModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the losses, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         (images_x,) = x.views["weak" if self.ctaugment is None else "strong"]
         (weak,), strong = u.views["weak"], u.views["strong"]

@@ -64,7 +64,7 @@ class S4LExemplar(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class plus triplet loss, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         images = [s.views["exemplar"] for s in (x, u)]  # (copies, B, C, H, W)
         sizes = [view.shape[1] for view in images]

@@ -53,7 +53,7 @@ class S4LRotation(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class plus rotation loss, see :meth:`SSLModule.training_step`."""
-        loss_x, loss_rotation, _, _ = self.turned(as_batch(batch))
+        loss_x, loss_rotation, _, _ = self.turned(as_batch(batch, self.views))
         loss = loss_x + self.lambda_rotation * loss_rotation
 
         self.log_losses(loss, x=loss_x, rotation=loss_rotation)

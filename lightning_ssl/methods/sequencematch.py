@@ -63,7 +63,7 @@ class SequenceMatch(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled loss plus the four unlabelled ones, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         (logits_x,), (weak,), (medium,), (strong,) = self.forward_together(
             x.views["weak"], u.views["weak"], u.views["medium"], u.views["strong"]

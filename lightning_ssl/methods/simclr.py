@@ -49,7 +49,7 @@ class SimCLR(ProjectionModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Contrast of the two views, see :meth:`SSLModule.training_step`."""
-        ((_, z),) = self.project_together(as_batch(batch).unlabeled.views["simclr"])
+        ((_, z),) = self.project_together(as_batch(batch, self.views).unlabeled.views["simclr"])
         loss = self.contrast(z)
         self.log_losses(loss)
         return loss

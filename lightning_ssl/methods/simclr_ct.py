@@ -50,7 +50,7 @@ class SimCLRCT(SimCLR):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Both contrasts, see :meth:`SSLModule.training_step`."""
-        x, u = as_batch(batch)[1:]
+        x, u = as_batch(batch, self.views)[1:]
         (_, z_u), (_, z_x) = self.project_together(u.views["simclr"], x.views["simclr"])
         loss_u = self.contrast(z_u)
         loss_x = self.contrast_classes(z_x, x.target, self.label_smoothing)

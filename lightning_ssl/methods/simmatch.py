@@ -71,7 +71,7 @@ class SimMatch(EmbeddingModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled loss, pseudo-labels and similarities, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         (logits_x, z_x), (logits_weak, z_weak), (logits_strong, z_strong) = self.embed_together(
             x.views["weak"], u.views["weak"], u.views["strong"]

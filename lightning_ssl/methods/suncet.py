@@ -63,7 +63,7 @@ class SuNCEt(ProjectionModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Contrast of the classes, see :meth:`SSLModule.training_step`."""
-        x = as_batch(batch).labeled
+        x = as_batch(batch, self.views).labeled
         ((_, z),) = self.project_together(x.views[self.view])
         loss = self.contrast_classes(z, x.target, self.label_smoothing)
         self.log_losses(loss)

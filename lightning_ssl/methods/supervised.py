@@ -73,7 +73,7 @@ class Supervised(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of the labelled images, see :meth:`SSLModule.training_step`."""
-        labeled = as_batch(batch).labeled
+        labeled = as_batch(batch, self.views).labeled
         (logits,) = self.forward_together(labeled.views["weak"])
         loss = cross_entropy(logits[0], labeled.target)
         self.log_losses(loss)

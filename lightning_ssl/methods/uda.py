@@ -77,7 +77,7 @@ class UDA(WeakStrongModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled plus unlabelled loss, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = self._labeled_loss(logits_x, x.target)

@@ -79,7 +79,7 @@ class VAT(SSLModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labelled, adversarial and entropy loss, see :meth:`SSLModule.training_step`."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.views)
         x, u = batch.labeled, batch.unlabeled
         images_x, images_u = x.views["weak"][0], u.views["weak"][0]
         images = torch.cat([images_x, images_u])

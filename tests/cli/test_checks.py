@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,10 +15,12 @@ from jsonargparse import Namespace
 
 from lightning_ssl.cli import main
 from lightning_ssl.cli.checkpoint import known_to_checkpoint
-from lightning_ssl.cli.checks import check_values
+from lightning_ssl.cli.checks import check_fit, check_values
 from lightning_ssl.cli.errors import USER_ERRORS, is_users
+from lightning_ssl.data import SSLDataModule, from_arrays
+from lightning_ssl.methods import Supervised
 
-from runs import SMALL, fit
+from runs import SMALL, differences, fit
 
 FIXMATCH = ("fit", "--model", "FixMatch", *SMALL)
 
@@ -132,7 +135,7 @@ def test_memory_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build = Mock()
-    monkeypatch.setattr("lightning_ssl.methods.base.build_backbone", build)
+    monkeypatch.setattr("lightning_ssl.methods.base.build_network", build)
     for build.side_effect in (
         MemoryError("Unable to allocate 9 TiB"),
         torch.OutOfMemoryError("CUDA out of memory."),
@@ -147,6 +150,33 @@ def test_memory_that_is_not_there(
 def test_a_warm_up_that_never_ends() -> None:
     with pytest.warns(UserWarning, match=r"`schedule\.warmup` 2 is not over.* 2 updates ends"):
         fit("Supervised", "a", 2, "--model.schedule.warmup", "2")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "least"),
+    [("resnet18", 32, 2), ("resnet18", 40, 1), ("wrn_10_1", 8, 1), ("timm/resnet10t", 32, 2)],
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_image_is_too_few_where_a_map_of_features_shrinks_to_a_point(
+    backbone: str, side: int, least: int, processes: int
+) -> None:
+    method = Supervised(10, backbone=backbone)
+    modes = {name: module.training for name, module in method.named_modules()}
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    images = torch.zeros(4, side, side, 3, dtype=torch.uint8).numpy()
+    source = from_arrays(images, np.array([0, 1, 0, 1]))
+    data = SSLDataModule.from_source(source, batch_size=processes)
+    if least == 1:
+        check_fit(method, data, processes)
+        method(torch.randn(1, 3, side, side)).sum().backward()  # which PyTorch takes, too
+        return
+    said = rf"`data\.batch_size` must be at least {2 * processes}, got {processes}: BatchNorm"
+    with pytest.raises(ValueError, match=said):
+        check_fit(method, data, processes)
+    assert {name: module.training for name, module in method.named_modules()} == modes
+    assert differences(before, method.state_dict()) == []
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        method(torch.randn(1, 3, side, side))
 
 
 def test_a_contrast_needs_two_images(capsys: pytest.CaptureFixture[str]) -> None:
