@@ -78,7 +78,7 @@ def trained_on(path: str) -> dict[str, Any]:
     return {name: arguments[name] for name in TRAINED_ON if name in arguments}
 
 
-def follow_record(data: Any, path: str) -> None:
+def follow_record(data: Any, path: str) -> bool:
     """Let a run that goes on from its folder see its images as it did.
 
     Defaults may have changed since it began: which size, which order of classes, which side is up.
@@ -86,18 +86,20 @@ def follow_record(data: Any, path: str) -> None:
     Args:
         data: Options of the data as parsed, with ``init_args``; what they leave open is filled in.
         path: The checkpoint.
+
+    Returns:
+        Whether its network may have said how images look, as pretrained ones do; not so in older runs.
     """
-    if data.get("class_path") != DATA:
-        return
     record = open_checkpoint(path).get(DATA.rpartition(".")[2])
-    if record is None:
-        return
+    if data.get("class_path") != DATA or record is None:
+        return False
     given = data["init_args"]
-    for name in ("classes", "image_size", "mean", "std", "crop_pct", "interpolation"):
+    for name in ("classes", "image_size"):
         if given.get(name) is None:
             given[name] = record.get(name)
     if given.get("exif_orientation") is None:
         given["exif_orientation"] = record.get("exif_orientation", False)
+    return "crop_pct" in record
 
 
 def open_checkpoint(path: str) -> dict[str, Any]:

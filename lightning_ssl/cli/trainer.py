@@ -198,13 +198,14 @@ class SSLCLI(CommandLine):
         if is_writer():
             check_folder(config.run_dir)
             lock.acquire(create=False)
+        asks_network = config.ckpt_path is None
         if config.ckpt_path in (None, "last", "best"):
             config.ckpt_path = find_checkpoint(config.run_dir, config.ckpt_path)
             if config.ckpt_path is not None:
-                follow_record(config.data, config.ckpt_path)
-        if config.ckpt_path is None:
-            follow_network(config)  # a checkpoint knows how its images looked
-        else:
+                asks_network = follow_record(config.data, config.ckpt_path)
+        if asks_network:
+            follow_network(config)
+        if config.ckpt_path is not None:
             read_metrics(str(Path(config.run_dir, "metrics.csv")))
         self.save_config_kwargs = {"record": make_record(config), "lock": lock}
 
