@@ -267,3 +267,18 @@ def _why_not(path: str | os.PathLike[str]) -> str:
             return ""
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
+
+
+@contextmanager
+def waiting_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let one process at a time into a block; others wait. Without effect where there are no locks.
+
+    Args:
+        path: File that the lock is on; it is made, with its folder, and stays.
+    """
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "a") as file:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -186,6 +186,15 @@ class Views(nn.Module):
             )
         return views[name].crop
 
+    def transform(self, stream: str, name: str) -> Compose:
+        """Return what makes a view, but for the normalisation.
+
+        Args:
+            stream: A stream of ``views``.
+            name: A view of it.
+        """
+        return self._stream(stream)[name].transform
+
     def _stream(self, stream: str) -> dict[str, "_Pipeline"]:
         if stream not in self._pipelines:
             raise ValueError(f"`stream` must be one of {tuple(self._pipelines)}, got {stream!r}.")

@@ -88,7 +88,7 @@ def follow_record(data: Any, path: str) -> bool:
         path: The checkpoint.
 
     Returns:
-        Whether its network may have said how images look, as pretrained ones do; not so in older runs.
+        Whether its network may have said how images look, as in runs of today.
     """
     record = open_checkpoint(path).get(DATA.rpartition(".")[2])
     if data.get("class_path") != DATA or record is None:

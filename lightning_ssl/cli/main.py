@@ -17,6 +17,7 @@ def commands() -> dict[str, Callable[..., None]]:
     """Commands that are not trainer subcommands, by name."""
     # Not above: each of them imports `cli.trainer`, and with it this package's face.
     from lightning_ssl.commands.compare import compare
+    from lightning_ssl.commands.features import features
     from lightning_ssl.commands.moam import moam
     from lightning_ssl.commands.probe import probe
     from lightning_ssl.commands.project import project
@@ -25,6 +26,7 @@ def commands() -> dict[str, Callable[..., None]]:
 
     return {
         "compare": compare,
+        "features": features,
         "moam": moam,
         "probe": probe,
         "project": project,

@@ -18,7 +18,8 @@ from lightning_ssl.data.attached import (
     required,
 )
 from lightning_ssl.data.bounds import check_memory, check_walk
-from lightning_ssl.data.described import DescribedData
+from lightning_ssl.data.cached import CachedData
+from lightning_ssl.data.features.draw import DrawFeatures, EvaluationFeatures, FetchFeatures
 from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_readable
 from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
 from lightning_ssl.data.loading.views import DrawViews
@@ -26,7 +27,7 @@ from lightning_ssl.data.orders import Order, Shuffled, order_of_classes
 from lightning_ssl.data.plan import Plan, count_steps, describe_run
 from lightning_ssl.data.sources.depth import warn_of_few_levels
 from lightning_ssl.data.sources.folder import images_below
-from lightning_ssl.data.sources.images import FileImages, Images, ResidentImages
+from lightning_ssl.data.sources.images import FileImages, Images
 from lightning_ssl.data.splits.make import save_split
 from lightning_ssl.types import Batch
 
@@ -34,7 +35,7 @@ _RESIDENT_SIDE = 64  # pixels; larger photos are decoded in workers
 _RESIDENT_BYTES = 2**31
 
 
-class SSLDataModule(DescribedData):
+class SSLDataModule(CachedData):
     """A few labelled and many unlabelled images, interleaved in every training batch.
 
     Batch sizes are global: the images of one micro-batch over all processes together.
@@ -54,7 +55,7 @@ class SSLDataModule(DescribedData):
         steps_per_epoch: Length of an epoch in steps, or ``unlabeled`` or ``labeled`` for one pass.
         views: Transforms by view name, in place of the presets.
         num_workers: Decoding processes; null for up to 8 where files are decoded while training.
-        **kwargs: Arguments of :class:`~lightning_ssl.data.described.DescribedData`.
+        **kwargs: Arguments of :class:`~lightning_ssl.data.cached.CachedData`.
 
     Raises:
         ValueError: If an argument is unknown, out of range or contradicts another one.
@@ -92,7 +93,7 @@ class SSLDataModule(DescribedData):
         self.view_transforms = views or {}
         self.num_workers = num_workers
         self._images: dict[str, Images] = {}
-        self._draw_views: DrawViews | None = None
+        self._draw_views: DrawViews | DrawFeatures | None = None
 
     def setup(self, stage: str) -> None:
         """Read what training needs, and check it against the method.
@@ -126,6 +127,12 @@ class SSLDataModule(DescribedData):
             self._unlabeled_order() if "unlabeled" in declared else None,
             **ranks(trainer),
         )
+        lists = (self.split, self.source.train, views, self.image_size, self.labeled)
+        if self._features is not None:
+            copies = self._features.declare(trainer.lightning_module, views)
+            stored = FetchFeatures(plan, *lists, copies=copies, seed=self.seed)
+            self._draw_views = DrawFeatures(stored)
+            return
         orders = {"labeled": plan.labeled, "unlabeled": plan.unlabeled}
         check_memory(orders, declared, (self.in_channels, self.image_size), plan.world_size)
         watched = "test" if self.source.val is None else "val"
@@ -183,6 +190,9 @@ class SSLDataModule(DescribedData):
         required(self.trainer if self._draw_views else None, "train_dataloader")
         assert self._draw_views is not None
         fetch, steps = self._draw_views.fetch, self._count_steps()
+        if self._features is not None:
+            assert isinstance(fetch, FetchFeatures)
+            self._features.serve(fetch)
         kind, counts = (self.num_classes, self.image_size), (self.num_labeled, self.num_unlabeled)
         trainer, folder = self._attached_trainer, self._attached_trainer.log_dir  # asks all ranks
         rank_zero_info(describe_run(trainer, fetch.plan, kind, counts, steps))
@@ -194,7 +204,7 @@ class SSLDataModule(DescribedData):
             fetch,
             steps,
             self._position,
-            num_workers=self._workers(fetch.images),
+            num_workers=self._workers(None if self._features else fetch.images),
             pin_memory=pins_memory(self.trainer),
         )
 
@@ -274,24 +284,25 @@ class SSLDataModule(DescribedData):
         return self._images["predict"].name(index)
 
     def _evaluation(self, part: str, stage: str, indices: Tensor | None = None) -> EvaluationLoader:
-        images = self._read(part)
+        cached = self._features is not None and stage != "predict"
+        features = self._features.evaluation(part) if self._features and cached else None
+        images = self._read(part) if features is None else getattr(self.source, part)
+        fetch = EvaluationFetch(images, self.image_size, with_target=stage != "predict")
         return EvaluationLoader(
-            EvaluationFetch(images, self.image_size, with_target=stage != "predict"),
+            fetch if features is None else EvaluationFeatures(features, images.targets),
             torch.arange(len(images)) if indices is None else indices,
             self.eval_batch_size,
             **ranks(self.trainer),
             stage=stage,
-            num_workers=self._workers(images),
+            num_workers=self._workers(images if features is None else None),
             pin_memory=pins_memory(self.trainer),
             keep_workers=stage != "support",  # each evaluation asks for a new loader of these
         )
 
-    def _workers(self, images: Images) -> int:
+    def _workers(self, images: Images | None) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        if isinstance(images, ResidentImages):
-            return 0
-        return min(8, available_cores())
+        return min(8, available_cores()) if isinstance(images, FileImages) else 0
 
     @property
     def _attached_trainer(self) -> pl.Trainer:
@@ -306,7 +317,9 @@ class SSLDataModule(DescribedData):
         """
         dtype = cast(torch.dtype, self._attached_trainer.lightning_module.dtype)
         if not isinstance(batch, Batch):
-            images = Normalize(self.mean, self.std)(to_float(batch[0]), {})
+            images = batch[0]
+            if images.ndim > 2:  # no features
+                images = Normalize(self.mean, self.std)(to_float(images), {})
             return (images.to(dtype), *batch[1:])
         assert self._draw_views is not None
         return self._draw_views(batch, dtype)
@@ -320,3 +333,4 @@ class SSLDataModule(DescribedData):
         if stage == "fit" and self._draw_views is not None:
             self._draw_views.fetch.report_broken()
             self._draw_views = None
+        super().teardown(stage)

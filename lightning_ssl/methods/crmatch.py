@@ -50,6 +50,7 @@ class CRMatch(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    needs_pixels = "which turns images and reads maps of features"
     no_correction = "whose features learn beside the logits"
 
     views = WEAK_STRONG

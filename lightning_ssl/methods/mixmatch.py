@@ -46,6 +46,7 @@ class MixMatch(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    needs_pixels = "which mixes images"
     no_correction = "which mixes all views, with and without label"
 
     def __init__(

@@ -45,6 +45,8 @@ class MOAM(S4LRotation):
         ValueError: If an argument is outside its range.
     """
 
+    needs_pixels = "which turns images and changes pixels by their gradient"
+
     def __init__(
         self,
         num_classes: int,

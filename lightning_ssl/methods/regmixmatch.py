@@ -58,6 +58,8 @@ class RegMixMatch(WeakStrongModule):
         ValueError: If an argument is outside its range.
     """
 
+    needs_pixels = "which mixes images"
+
     def __init__(
         self,
         num_classes: int,

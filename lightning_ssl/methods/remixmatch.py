@@ -65,6 +65,8 @@ class ReMixMatch(TeacherModule):
         ValueError: If an argument is outside its range.
     """
 
+    needs_pixels = "which turns and mixes images"
+
     def __init__(
         self,
         num_classes: int,
@@ -133,7 +135,6 @@ class ReMixMatch(TeacherModule):
         rising = self.lambda_u * losses["u"] + self.lambda_kl * losses["kl"]
         loss = losses["x"] + ramp_up(self, self.ramp) * rising
         loss = loss + self.lambda_rotation * losses["rotation"] + sum(further.values())
-
         self.log_losses(loss, **losses, **further)
         self.log_pseudo_labels(guess, None, u.hidden_target)
         self._learn_magnitudes(x)

@@ -35,6 +35,7 @@ class S4LRotation(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    needs_pixels = "which turns images"
     views = WEAK
     """A weak view of every image; its four turned copies share it."""
 

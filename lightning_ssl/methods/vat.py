@@ -50,6 +50,7 @@ class VAT(SSLModule):
         ValueError: If an argument is outside its range.
     """
 
+    needs_pixels = "which changes pixels by their gradient"
     views = WEAK
     """A weak view of every image."""
 

@@ -1,5 +1,6 @@
 """From positions to images, in this process or in workers."""
 
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from PIL import Image
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_ssl.augment import Views
+from lightning_ssl.augment import RandomResizedCrop, Views
 from lightning_ssl.data.plan import Plan
 from lightning_ssl.data.sources.images import (
     BrokenImageError,
@@ -84,38 +85,18 @@ class TrainFetch:
         )
 
     def _samples(self, stream: str, index: Tensor, step: int) -> Samples:
-        rows = self.rows[stream][index]
-        crops = self._crops(stream, rows, step) if isinstance(self.images, FileImages) else {}
-        return Samples(crops, target=self.targets[stream][index], index=index)
+        views = self._views(stream, self.rows[stream][index], step)
+        return Samples(views, target=self.targets[stream][index], index=index)
 
-    def _crops(self, stream: str, rows: Tensor, step: int) -> dict[str, Tensor]:
-        photos = [self._decode(stream, row) for row in rows.tolist()]
-        drawn = self.views.worker_crops(
-            stream, step, self.plan.rank, self.plan.world_size, len(photos)
-        )
-        crops = {name: self._crop(stream, name, photos, d) for name, d in drawn.items()}
-        if len(drawn) < self.views.count(stream):
-            crops["image"] = torch.stack([self._center(p) for p in photos])
-        return crops
-
-    def _center(self, photo: Image.Image) -> Tensor:
-        assert isinstance(self.images, FileImages)
-        return to_tensor(self.images.center(photo, self.size))
-
-    def _crop(self, stream: str, name: str, photos: list[Image.Image], drawn: Tensor) -> Tensor:
-        crop = self.views.crop(stream, name)
-        assert crop is not None
-        size = (crop.size, crop.size)
-        copies = []
-        for copy in drawn:
-            crops = []
-            for photo, numbers in zip(photos, copy, strict=True):
-                top, left, height, width = crop.box(numbers, photo.height, photo.width)
-                # Cut first: `resize(box=...)` would blend pixels beside the box into the border.
-                cut = photo.crop((left, top, left + width, top + height))
-                crops.append(to_tensor(cut.resize(size, Image.Resampling.BILINEAR)))
-            copies.append(torch.stack(crops))
-        return torch.stack(copies)
+    def _views(self, stream: str, rows: Tensor, step: int) -> dict[str, Tensor]:
+        if not isinstance(self.images, FileImages):
+            return {}
+        photos = (self._decode(stream, row) for row in rows.tolist())
+        place = {"rank": self.plan.rank, "world_size": self.plan.world_size}
+        drawn = self.views.worker_crops(stream, step, **place, batch_size=len(rows))
+        crops = {name: self.views.crop(stream, name) for name in drawn}
+        center = len(drawn) < self.views.count(stream)
+        return cut_views(self.images, photos, self.size, drawn, crops, center)
 
     def _decode(self, stream: str, row: int) -> Image.Image:
         assert isinstance(self.images, FileImages)
@@ -141,6 +122,47 @@ class TrainFetch:
                 f"neighbours in the list. The first: "
                 f"{', '.join(self.images.name(row) for row in rows[:5])}."
             )
+
+
+def cut_views(
+    images: FileImages,
+    photos: Iterable[Image.Image],
+    size: int,
+    drawn: Mapping[str, Tensor],
+    crops: Mapping[str, RandomResizedCrop | None],
+    center: bool,
+) -> dict[str, Tensor]:
+    """Cut the crops of views out of photos, one photo at a time.
+
+    Args:
+        images: Where the photos are from.
+        photos: The photos, B of them.
+        size: Side of the whole image, as evaluation sees it.
+        drawn: Name of a view to what was drawn for its crops, ``(copies, B, k)``.
+        crops: Name of a view to its crop.
+        center: Whether the whole image is wanted, as ``"image"``.
+
+    Returns:
+        Name of a view to uint8 ``(copies, B, C, h, w)``; and ``(B, C, size, size)``.
+    """
+    cut: dict[str, list[Tensor]] = {name: [] for name in drawn}
+    whole: list[Tensor] = []
+    for place, photo in enumerate(photos):
+        for name, numbers in drawn.items():
+            crop = crops[name]
+            assert crop is not None
+            cut[name].append(torch.stack([_cut(photo, crop, n[place]) for n in numbers]))
+        if center:
+            whole.append(to_tensor(images.center(photo, size)))
+    out = {name: torch.stack(parts, 1) for name, parts in cut.items()}
+    return {**out, "image": torch.stack(whole)} if center else out
+
+
+def _cut(photo: Image.Image, crop: RandomResizedCrop, numbers: Tensor) -> Tensor:
+    top, left, height, width = crop.box(numbers, photo.height, photo.width)
+    # Cut first: `resize(box=...)` would blend pixels beside the box into the border.
+    part = photo.crop((left, top, left + width, top + height))
+    return to_tensor(part.resize((crop.size, crop.size), Image.Resampling.BILINEAR))
 
 
 def check_readable(images: FileImages, rows: Tensor) -> None:

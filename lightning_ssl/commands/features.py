@@ -1,0 +1,68 @@
+"""Fill the store of features without training, or look at what is there."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.table import Table
+
+from lightning_ssl.cli.trainer import run_trainer
+from lightning_ssl.commands.options import split_options
+from lightning_ssl.data.features.cache import default_folder
+from lightning_ssl.data.features.store import Store, read_meta, stores
+
+
+def features(options: str = "", features_dir: str | None = None) -> None:
+    """Compute the features of a run that does not start, and list all that are stored.
+
+    What is listed are the images, the network, and for each view how many slots there are and which
+    share of them is done. A folder may be deleted at any time when no run uses it.
+
+    Args:
+        options: Options of ``fit``, as they would be typed: the method, the data, the network.
+            Empty to look only.
+        features_dir: Where features are stored; null for ``lightning_ssl/features`` in the user's
+            cache.
+    """
+    given = split_options(options, "`options` (--options)")
+    if given:
+        where = () if features_dir is None else ("--data.features_dir", features_dir)
+        stops = ("--trainer.callbacks+=lightning_ssl.commands.features.FillOnly",)
+        with suppress(_FilledError):
+            run_trainer(["fit", *given, "--data.cached_features", "true", *where, *stops])
+    folder = Path(features_dir or default_folder())
+    table = Table("features", "GB", "images", "of", "network", "slots done", title=str(folder))
+    for path in stores(folder):
+        meta = read_meta(path)
+        store = Store(path, meta["images"], meta["features"])
+        size = sum(file.stat().st_size for file in path.iterdir()) / 1e9
+        done = ", ".join(
+            f"{label.rpartition('-')[0]} {store.share_done(label):.0%} of {store.slots(label)}"
+            for label in meta["views"]
+        )
+        data = f"{meta['part']} of {meta['root'] or meta['dataset']}"
+        row = (path.name, f"{size:.3f}", str(meta["images"]), data, meta["fields"]["backbone"])
+        table.add_row(*row, done)
+    Console().print(table)
+
+
+class FillOnly(pl.Callback):
+    """Let a run compute its features and end before it writes anything else."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ask for the batches, of which none is made, and go.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The method, with the weights it will have, on its device.
+
+        Raises:
+            _FilledError: Always.
+        """
+        trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        raise _FilledError
+
+
+class _FilledError(Exception):
+    """There is nothing more to do."""
