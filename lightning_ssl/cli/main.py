@@ -16,6 +16,7 @@ from lightning_ssl.cli.trust import find_own_methods
 def commands() -> dict[str, Callable[..., None]]:
     """Commands that are not trainer subcommands, by name."""
     # Not above: each of them imports `cli.trainer`, and with it this package's face.
+    from lightning_ssl.commands.baselines import baselines
     from lightning_ssl.commands.compare import compare
     from lightning_ssl.commands.features import features
     from lightning_ssl.commands.moam import moam
@@ -23,8 +24,10 @@ def commands() -> dict[str, Callable[..., None]]:
     from lightning_ssl.commands.project import project
     from lightning_ssl.commands.pseudo_label import pseudo_label
     from lightning_ssl.commands.quickstart import quickstart
+    from lightning_ssl.commands.select import select
 
     return {
+        "baselines": baselines,
         "compare": compare,
         "features": features,
         "moam": moam,
@@ -32,6 +35,7 @@ def commands() -> dict[str, Callable[..., None]]:
         "project": project,
         "pseudo-label": pseudo_label,
         "quickstart": quickstart,
+        "select": select,
     }
 
 

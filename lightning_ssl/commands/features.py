@@ -1,5 +1,6 @@
 """Fill the store of features without training, or look at what is there."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,29 +9,26 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_ssl.cli.trainer import run_trainer
-from lightning_ssl.commands.options import split_options
 from lightning_ssl.data.features.cache import default_folder
 from lightning_ssl.data.features.store import Store, read_meta, stores
 
 
-def features(options: str = "", features_dir: str | None = None) -> None:
+def features(fit_options: Sequence[str] = (), features_dir: str | None = None) -> None:
     """Compute the features of a run that does not start, and list all that are stored.
 
     What is listed are the images, the network, and for each view how many slots there are and which
     share of them is done. A folder may be deleted at any time when no run uses it.
 
     Args:
-        options: Options of ``fit``, as they would be typed: the method, the data, the network.
-            Empty to look only.
+        fit_options: Options of ``fit``: the method, the data, the network. None to look only.
         features_dir: Where features are stored; null for ``lightning_ssl/features`` in the user's
             cache.
     """
-    given = split_options(options, "`options` (--options)")
-    if given:
+    if fit_options:
         where = () if features_dir is None else ("--data.features_dir", features_dir)
         stops = ("--trainer.callbacks+=lightning_ssl.commands.features.FillOnly",)
         with suppress(_FilledError):
-            run_trainer(["fit", *given, "--data.cached_features", "true", *where, *stops])
+            run_trainer(["fit", *fit_options, "--data.cached_features", "true", *where, *stops])
     folder = Path(features_dir or default_folder())
     table = Table("features", "GB", "images", "of", "network", "slots done", title=str(folder))
     for path in stores(folder):

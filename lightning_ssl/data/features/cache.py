@@ -162,7 +162,9 @@ class FeatureCache:
         """
         parts = [p for p in ("train", "val", "test") if getattr(self._data.source, p) is not None]
         label = _label(*_EVAL)
-        return {p: torch.from_numpy(self._take(p, {}, module).view(label)[0]) for p in parts}
+        return {
+            p: torch.from_numpy(np.array(self._take(p, {}, module).view(label)[0])) for p in parts
+        }
 
     def record(self) -> dict[str, Any] | None:
         """What a run has to go on with: the features' fields, and the slots of each view."""
