@@ -16,7 +16,7 @@ from lightning_ssl.data.features.cache import open_features
 from lightning_ssl.data.sources.folder import images_below
 from lightning_ssl.data.sources.images import FileImages, Images
 from lightning_ssl.evaluation.selection import most_uncertain, prototypes
-from lightning_ssl.files import check_output, writing_text
+from lightning_ssl.files import check_output, printable, writing_text
 from lightning_ssl.losses import softmax
 from lightning_ssl.methods import SSLModule
 
@@ -109,10 +109,13 @@ def _rows(
     data: SSLDataModule, images: Images, labels: Tensor, chosen: list[int], folder: Path
 ) -> Iterator[tuple[str, str, int | str]]:
     """The images to label, then all others."""
+    base = folder.resolve()
 
     def path(row: int) -> str:
-        name = images.name(row)
-        return str(Path(name).resolve()) if isinstance(images, FileImages) else name
+        if not isinstance(images, FileImages):
+            return images.name(row)
+        name = Path(images.paths[row]).absolute()
+        return printable(str(name.relative_to(base) if name.is_relative_to(base) else name))
 
     for rank, row in enumerate(chosen, 1):
         yield path(row), "", rank

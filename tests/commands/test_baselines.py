@@ -1,0 +1,95 @@
+"""The table of what frozen features are worth."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from lightning_ssl.cli import run
+from lightning_ssl.data import SSLDataModule
+from lightning_ssl.evaluation.baselines import Pool, class_means
+from lightning_ssl.models import build_backbone
+
+NETWORK = ("--model.backbone", "wrn_10_1", "--model.weights", "network.pt")
+DIGITS = ("--data.dataset", "digits", "--data.num_labels", "40", "--data.features_dir", "store")
+
+
+@pytest.fixture(autouse=True)
+def network() -> Any:
+    torch.manual_seed(0)
+    made = build_backbone("wrn_10_1")
+    torch.save(made.state_dict(), "network.pt")
+    return made.eval()
+
+
+def rows(path: str = "baselines.csv") -> list[dict[str, str]]:
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_equal_the_classifiers_on_features_by_hand(network: Any) -> None:
+    run(["baselines", *NETWORK, *DIGITS, "--seeds", "2"])
+    found = {(row["method"], int(row["seed"])): row for row in rows()}
+    assert len(found) == 2 * 9
+    for seed in (0, 1):
+        data = SSLDataModule("digits", num_labels=40, seed=seed)
+        train, test, split = data.source.train, data.source.test, data.split
+        with torch.no_grad():
+            features, new = (
+                network((part.pixels / 255 - data.mean[0]) / data.std[0]).half().float()
+                for part in (train, test)
+            )
+        others = torch.tensor(sorted(set(split.unlabeled.tolist()) - set(split.labeled.tolist())))
+        row = found["class means", seed]
+        assert int(row["labels"]) == len(split.labeled) == 40
+        pool = Pool(features[torch.cat([split.labeled, others])], torch.arange(40),
+                    train.targets[split.labeled], 10, new)  # fmt: skip
+        means = class_means(pool)
+        hidden = means.train[40:].argmax(1) == train.targets[others]
+        assert float(row["transductive"]) == pytest.approx(hidden.float().mean().item(), abs=6e-4)
+        right = means.test.argmax(1) == test.targets
+        assert float(row["test"]) == pytest.approx(right.float().mean().item(), abs=3e-3)
+        # Another library's classifier, at a strength that the command may not have chosen.
+        other = LogisticRegression(C=1.0, max_iter=2000).fit(
+            features[split.labeled], train.targets[split.labeled]
+        )
+        accuracy = other.score(features[others], train.targets[others])
+        assert float(found["logistic regression", seed]["transductive"]) > accuracy - 0.15
+    stamp = {path: path.stat().st_mtime_ns for path in Path("store").rglob("*.npy")}
+    run(["baselines", *NETWORK, *DIGITS, "--seeds", "1", "--output", "again.csv"])
+    assert {path: path.stat().st_mtime_ns for path in Path("store").rglob("*.npy")} == stamp
+    assert [r["test"] for r in rows("again.csv")] == [r["test"] for r in rows() if r["seed"] == "0"]
+
+
+def test_without_a_test_part_the_validation_images_are_measured(tmp_path: Path) -> None:
+    data = SSLDataModule("digits").source.train
+    from PIL import Image
+
+    lines = ["path,label"]
+    for index in range(120):
+        Image.fromarray(data.pixels[index].permute(1, 2, 0).numpy()).save(f"{index}.png")
+        lines.append(f"{index}.png,{data.targets[index] if index < 100 else ''}")
+    Path("list.csv").write_text("\n".join(lines))
+    options = ("--data.dataset", "csv", "--data.root", "list.csv", "--data.features_dir", "store")
+    run(["baselines", *NETWORK, *options, "--data.val_per_class", "2", "--seeds", "1"])
+    assert all(not row["transductive"] and float(row["test"]) <= 1 for row in rows())
+    with pytest.raises(ValueError, match="`data` must have images to measure on"):
+        run(["baselines", *NETWORK, *options, "--data.val_per_class", "0"])
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        ((*DIGITS, "--model.backbone", "resnet18"), "`model.backbone` must be pretrained"),
+        ((*NETWORK, *DIGITS, "--seeds", "0"), "`seeds` must be at least 1"),
+        ((*NETWORK, *DIGITS, "--output", "no/such\0name"), "`output` must be a file"),
+        ((*NETWORK, *DIGITS, "--sedes", "2"), "has the options --output, --seeds and those of fit"),
+    ],
+)
+def test_bad_options(args: tuple[str, ...], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        run(["baselines", *args])
+    assert not Path("store").exists()
