@@ -169,6 +169,11 @@ def test_paws(two_ranks: Any, four_ranks: Any, unique: str, support_views: str) 
     compare([two_ranks, four_ranks], "PAWS", *PAWS, *size, *cut)
 
 
+def test_paws_with_the_mean_as_target(two_ranks: Any, four_ranks: Any) -> None:
+    size = ("--data.batch_size", "40", "--model.target", "mean")
+    compare([two_ranks, four_ranks], "PAWS", *PAWS, *size)
+
+
 @pytest.mark.parametrize("unique", ["true", "false"])
 def test_paws_with_some_classes_and_two_heads(two_ranks: Any, unique: str) -> None:
     size = ("--data.batch_size", "16", "--data.classes_per_batch", "4")

@@ -21,7 +21,7 @@ from lightning_ssl.losses.entropy import entropy
 from lightning_ssl.losses.fairness import fairness_loss
 from lightning_ssl.losses.mixup import mixup
 from lightning_ssl.losses.neighbors import cosine, smooth_labels, soft_nearest_neighbors
-from lightning_ssl.losses.paws import me_max_loss, paws_loss, paws_targets
+from lightning_ssl.losses.paws import PAWSTarget, me_max_loss, paws_loss, paws_targets
 from lightning_ssl.losses.pseudo_label import confident, pseudo_label_loss
 from lightning_ssl.losses.resizemix import Box, kept_share, resize_mix
 from lightning_ssl.losses.ropaws import ropaws_probs
@@ -37,6 +37,7 @@ from lightning_ssl.losses.vat import (
 
 __all__ = (
     "Box",
+    "PAWSTarget",
     "adversarial_direction",
     "aggregate",
     "align",

@@ -1,5 +1,7 @@
 """PAWS: views of an image agree on its class, and the classes share the batch."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -9,20 +11,27 @@ _SMALLEST = 1e-4
 """Target probabilities below it count as 0, as in facebookresearch/suncet; no paper has it."""
 
 
-def paws_targets(probs: Tensor, *, temperature: float = 0.25) -> tuple[Tensor, Tensor]:
+PAWSTarget = Literal["swapped", "mean"]
+
+
+def paws_targets(
+    probs: Tensor, *, temperature: float = 0.25, target: PAWSTarget = "swapped"
+) -> tuple[Tensor, Tensor]:
     r"""What each large view, and every small one, shall predict.
 
     The target of a large view is the mean of the other large views' sharpened predictions; that of
-    the small views the mean over all large ones. Entries below 1e-4 are then set to 0, without
+    the small views the mean over all large ones. With ``mean`` it is the sharpened mean of all
+    large views' predictions, for every view. Entries below 1e-4 are then set to 0, without
     normalising again.
 
     Reference: Assran et al., 2021, https://arxiv.org/abs/2104.13963, sec. 3; the cut is of
-    facebookresearch/suncet.
+    facebookresearch/suncet. ``mean`` is PAWS-MixMatch of https://arxiv.org/abs/2311.17093.
 
     Args:
         probs: Predictions for the large views, ``(V, B, C)`` with V at least 2, rows sum to 1; no
             gradient flows through them.
         temperature: Of the sharpening, above 0; 1 changes nothing.
+        target: ``swapped`` or ``mean``.
 
     Returns:
         Targets of the large views ``(V, B, C)`` and of the small ones ``(B, C)``.
@@ -32,6 +41,9 @@ def paws_targets(probs: Tensor, *, temperature: float = 0.25) -> tuple[Tensor, T
         >>> large.tolist(), small.tolist()
         ([[[0.5, 0.5]], [[1.0, 0.0]]], [[0.75, 0.25]])
     """
+    if target == "mean":
+        mean = _cut(sharpen(promote(probs.detach()).mean(dim=0), temperature=temperature))
+        return mean.expand_as(probs), mean
     sharp = sharpen(probs.detach(), temperature=temperature)
     views = len(sharp)
     others = 1 - torch.eye(views, dtype=sharp.dtype, device=sharp.device)

@@ -1,6 +1,6 @@
 """PAWS: views of an image agree on its class, told by the labelled images they lie close to."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_ssl.checks import check_smoothing
 from lightning_ssl.distributed import gather, mean_over_ranks
 from lightning_ssl.losses import (
+    PAWSTarget,
     me_max_loss,
     paws_loss,
     paws_targets,
@@ -32,7 +33,8 @@ class PAWS(ProjectionModule):
     from the projection head and carry no gradient; predictions from the prediction head, where
     there is one.
 
-    Reference: Assran et al., 2021, https://arxiv.org/abs/2104.13963, eq. 1 and 2.
+    Reference: Assran et al., 2021, https://arxiv.org/abs/2104.13963, eq. 1 and 2; ``target: mean``
+    is PAWS-MixMatch of Mannix & Bondell, 2023, https://arxiv.org/abs/2311.17093.
 
     Args:
         num_classes: Number of classes; taken from the data on the command line.
@@ -42,6 +44,9 @@ class PAWS(ProjectionModule):
             as where a part of the image does not tell its class.
         sharpening: Temperature of the sharpening, in (0, 1].
         label_smoothing: Share of a support's label that all classes of the step get, in [0, 1).
+        target: ``swapped``, as above, or ``mean``: all views of an image have the sharpened mean of
+            its large views' predictions as their target, and count in the entropy's mean as the
+            sharpened mean of their own.
         me_max: Whether the entropy of the mean prediction is maximised: right where classes are
             about equally frequent among the unlabelled images.
         **kwargs: Arguments of :class:`ProjectionModule`.
@@ -61,6 +66,7 @@ class PAWS(ProjectionModule):
         sharpening: float = 0.25,
         label_smoothing: float = 0.1,
         me_max: bool = True,
+        target: PAWSTarget = "swapped",
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
@@ -73,12 +79,15 @@ class PAWS(ProjectionModule):
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         if not 0 < sharpening <= 1:
             raise ValueError(f"`sharpening` must be in (0, 1], got {sharpening}.")
+        if target not in get_args(PAWSTarget):
+            raise ValueError(f"`target` must be one of {get_args(PAWSTarget)}, got {target!r}.")
         self.support_views = support_views
         self.global_views = global_views
         self.local_views = local_views
         self.sharpening = sharpening
         self.label_smoothing = check_smoothing(label_smoothing)
         self.me_max = me_max
+        self.target = target
 
     @property
     def views(self) -> ViewSpec:
@@ -106,7 +115,8 @@ class PAWS(ProjectionModule):
         )
         support = gather(z_x.flatten(0, 1))
         with torch.no_grad():
-            large, small, weights = self.targets(h_u, gather(h_x.flatten(0, 1)), labels)
+            taught, weights = self.teach(h_u, gather(h_x.flatten(0, 1)), labels)
+        large, small = paws_targets(taught, temperature=self.sharpening, target=self.target)
         targets = torch.cat([large.flatten(0, 1), small.repeat(self.local_views, 1)])
         probs = soft_nearest_neighbors(
             torch.cat([views.flatten(0, 1) for views in anchors]),
@@ -115,7 +125,9 @@ class PAWS(ProjectionModule):
             temperature=self.temperature,
         )
         loss_u = paws_loss(probs, targets, weights)
-        mean_probs = mean_over_ranks(sharpen(probs, temperature=self.sharpening).mean(dim=0))
+        # Rows are ordered by view and image.
+        rows = probs if self.target == "swapped" else probs.unflatten(0, (-1, len(small))).mean(0)
+        mean_probs = mean_over_ranks(sharpen(rows, temperature=self.sharpening).mean(dim=0))
         loss_me_max = me_max_loss(mean_probs)
         loss = loss_u + loss_me_max if self.me_max else loss_u
 
@@ -123,10 +135,10 @@ class PAWS(ProjectionModule):
         self.log_pseudo_labels(small, None, u.hidden_target)
         return loss
 
-    def targets(
+    def teach(
         self, queries: Tensor, support: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the views shall predict.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predictions for the large views, of which the targets are made.
 
         Args:
             queries: Projections of this process's large views, ``(V, B, D)``.
@@ -134,11 +146,10 @@ class PAWS(ProjectionModule):
             labels: Their labels ``(N, C)``, rows sum to 1.
 
         Returns:
-            Targets of the large views ``(V, B, C)`` and of the small ones ``(B, C)``, and the
-            weight of each of the ``(V + local_views) * B`` rows, or None where all weigh 1.
+            Probabilities ``(V, B, C)``, and the weight of each of the ``(V + local_views) * B``
+            rows, or None where all weigh 1.
         """
         probs = soft_nearest_neighbors(
             queries.flatten(0, 1), support, labels, temperature=self.temperature
         )
-        probs = probs.unflatten(0, queries.shape[:2])
-        return *paws_targets(probs, temperature=self.sharpening), None
+        return probs.unflatten(0, queries.shape[:2]), None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_ssl.checks import check_positive
-from lightning_ssl.losses import paws_targets, ropaws_probs
+from lightning_ssl.losses import ropaws_probs
 from lightning_ssl.methods.paws import PAWS
 
 
@@ -46,10 +46,10 @@ class RoPAWS(PAWS):
         self.prior_power = prior_power
         self.label_ratio = check_positive("label_ratio", label_ratio)
 
-    def targets(
+    def teach(
         self, queries: Tensor, support: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """See :meth:`PAWS.targets`; the queries of all processes are each other's neighbours."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`PAWS.teach`; the queries of all processes are each other's neighbours."""
         probs, beliefs = [], []
         for view in queries:
             everyone, offset = self.gather_with_offset(view)
@@ -64,6 +64,5 @@ class RoPAWS(PAWS):
             own = slice(offset, offset + len(view))
             probs.append(p[own])
             beliefs.append(belief[own])
-        large, small = paws_targets(torch.stack(probs), temperature=self.sharpening)
         weights = torch.stack(beliefs).mean(dim=0) ** self.prior_power
-        return large, small, weights.repeat(self.global_views + self.local_views)
+        return torch.stack(probs), weights.repeat(self.global_views + self.local_views)

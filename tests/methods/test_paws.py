@@ -74,51 +74,67 @@ def ropaws(
     return filled, list(belief)
 
 
+def average(rows: list[Rows]) -> Rows:
+    return [sum(row[k] for row in rows) / len(rows) for k in range(CLASSES)]
+
+
+def goal(taught: list[list[Rows]], v: int, i: int, options: dict[str, Any]) -> Rows:
+    """What view v of image i shall predict."""
+    if options["target"] == "mean":
+        return sharpen(average([view[i] for view in taught]), options["sharpening"])
+    others = [view[i] for w, view in enumerate(taught) if w != v]
+    return average([sharpen(row, options["sharpening"]) for row in others])
+
+
 def step_by_loops(
     target_support: Rows,
     anchor_support: Rows,
     target_views: list[Rows],
     anchor_views: list[Rows],
     target: list[int],
-    options: dict[str, float],
+    options: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total, consistency and negative entropy; supports are ordered by view and image."""
     labels = smooth(target, options["label_smoothing"])
-    sharp, beliefs = [], []
+    taught: list[list[Rows]] = []
+    beliefs = []
     for view in target_views:
         if "label_ratio" in options:
             probs, belief = ropaws(view, target_support, labels, options)
             beliefs.append(belief)
         else:
             probs = [classify(q, target_support, labels, options["temperature"]) for q in view]
-        sharp.append([sharpen(row, options["sharpening"]) for row in probs])
+        taught.append(probs)
     images, large = len(target_views[0]), len(target_views)
 
-    consistency, mean = torch.zeros(()), [torch.zeros(()) for _ in range(CLASSES)]
+    consistency, found = torch.zeros(()), [[] for _ in range(images)]  # type: ignore[var-annotated]
     for v, view in enumerate(anchor_views):
         for i, anchor in enumerate(view):
-            teachers = [w for w in range(large) if w != v]
+            wanted = goal(taught, v, i, options)
             prediction = classify(anchor, anchor_support, labels, options["temperature"])
             weight = 1.0
             if beliefs:
                 weight = (sum(b[i] for b in beliefs) / large).item() ** options["prior_power"]
             for k, p in enumerate(prediction):
-                t = (sum(sharp[w][i][k] for w in teachers) / len(teachers)).item()
+                t = wanted[k].item()
                 if t >= 1e-4:
                     consistency = consistency - weight * t * torch.log(p)
-            for k, p in enumerate(sharpen(prediction, options["sharpening"])):
-                mean[k] = mean[k] + p
-    rows = images * len(anchor_views)
-    consistency = consistency / rows
-    entropy = sum((m / rows) * torch.log(m / rows) for m in mean if m > 0)
+            found[i].append(prediction)
+    consistency = consistency / (images * len(anchor_views))
+    averaged = options["target"] == "mean"
+    predicted = [average(rows) for rows in found] if averaged else [p for r in found for p in r]
+    mean = average([sharpen(row, options["sharpening"]) for row in predicted])
+    entropy = sum(m * torch.log(m) for m in mean if m > 0)
     total = consistency + entropy if options["me_max"] else consistency
     return total, consistency, entropy
 
 
-OPTIONS = {"temperature": 0.1, "sharpening": 0.25, "label_smoothing": 0.1, "me_max": True}
-OTHERS = {"temperature": 0.5, "sharpening": 0.5, "label_smoothing": 0.0, "me_max": False}
+OPTIONS: dict[str, Any] = {"temperature": 0.1, "sharpening": 0.25, "label_smoothing": 0.1}
+OPTIONS |= {"me_max": True, "target": "swapped"}
+OTHERS: dict[str, Any] = {"temperature": 0.5, "sharpening": 0.5, "label_smoothing": 0.0}
+OTHERS |= {"me_max": True, "target": "mean"}
 ROBUST = {"prior_temperature": 0.1, "prior_power": 1.0, "label_ratio": 5.0}
-OTHER_ROBUST = {"prior_temperature": 3.0, "prior_power": 0.5, "label_ratio": 0.7}
+OTHER_ROBUST = {"prior_temperature": 3.0, "prior_power": 0.5, "label_ratio": 0.7, "me_max": False}
 
 
 def build(method: Any, *views: int, prediction: nn.Module | None, **options: Any) -> Any:
@@ -201,6 +217,21 @@ class TestStep:
             check(10 * sum(views) + seed, RoPAWS, views, two_heads, **options)
 
 
+@pytest.mark.parametrize("method", [PAWS, RoPAWS])
+def test_for_two_equal_views_both_targets_are_one(method: Any) -> None:
+    generator = torch.Generator().manual_seed(3)
+    support = torch.randn(2, 6, WIDTH, 1, 1, generator=generator)
+    large = torch.randn(1, 4, WIDTH, 1, 1, generator=generator).expand(2, -1, -1, -1, -1)
+    labeled = Samples({"support": support}, torch.tensor([0, 1, 3, 3, 0, 1]))
+    losses = [
+        build(method, 2, 2, 0, prediction=None, **OPTIONS | {"target": target}).training_step(
+            Batch(0, labeled, Samples({"global": large})), 0
+        )
+        for target in ("swapped", "mean")
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-13, atol=1e-13)
+
+
 def test_the_defaults() -> None:
     module = RoPAWS(CLASSES, backbone="wrn_10_1")
     expected = OPTIONS | ROBUST | {"support_views": 2, "global_views": 2, "local_views": 0}
@@ -252,8 +283,9 @@ def test_the_targets_alone_are_compared_with_hidden_classes() -> None:
     (PAWS, "support_views", 0), (PAWS, "global_views", 1), (PAWS, "local_views", -1),
     (PAWS, "sharpening", 0.0), (PAWS, "sharpening", 1.5), (PAWS, "label_smoothing", 1.0),
     (PAWS, "label_smoothing", -0.1), (PAWS, "temperature", 0.0), (PAWS, "output_dim", 0),
+    (PAWS, "target", "median"),
     (RoPAWS, "prior_temperature", 0.0), (RoPAWS, "prior_power", -1.0), (RoPAWS, "label_ratio", 0.0),
 ])  # fmt: skip
-def test_arguments_out_of_range(method: Any, name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"`{name}` must be .*, got {value}\."):
+def test_arguments_out_of_range(method: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"`{name}` must be .*, got '?{value}'?\."):
         method(CLASSES, backbone="wrn_10_1", **{name: value})
