@@ -11,7 +11,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_ssl.data.sources.base import SIDES
-from lightning_ssl.methods import SimCLR, SSLModule
+from lightning_ssl.methods import SSLModule
 
 _WHOLE, _REAL = int, (int, float)
 
@@ -181,8 +181,9 @@ def check_fit(model: SSLModule, data: LightningDataModule, processes: int) -> No
 
 
 def _least_batch(model: SSLModule, data: Any, streams: Any, processes: int) -> tuple[int, str]:
-    if isinstance(model, SimCLR):
-        return 2, "a view is told apart from those of other images"
+    asked: tuple[int, str] | None = getattr(model, "least_batch", None)
+    if asked is not None:
+        return asked
     if len(streams) == 1 and _sees_one_number(model, data):
         return 2 * processes, "BatchNorm needs two images in each process"
     return 1, ""

@@ -27,6 +27,7 @@ from lightning_ssl.losses.resizemix import Box, kept_share, resize_mix
 from lightning_ssl.losses.ropaws import ropaws_probs
 from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
 from lightning_ssl.losses.similarity import aggregate, unfold
+from lightning_ssl.losses.sne import vmf_neighbors, vmf_sne_loss
 from lightning_ssl.losses.triplet import batch_hard_triplet_loss, swapped_identities
 from lightning_ssl.losses.vat import (
     adversarial_direction,
@@ -75,5 +76,7 @@ __all__ = (
     "unfold",
     "unit_direction",
     "vat_loss",
+    "vmf_neighbors",
+    "vmf_sne_loss",
     "weighted_cross_entropy",
 )

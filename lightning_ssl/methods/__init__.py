@@ -30,12 +30,14 @@ from lightning_ssl.methods.suncet import SuNCEt
 from lightning_ssl.methods.supervised import Supervised
 from lightning_ssl.methods.uda import UDA
 from lightning_ssl.methods.vat import VAT
+from lightning_ssl.methods.vmfsne import VMFSNE
 
 __all__ = (
     "MOAM",
     "PAWS",
     "UDA",
     "VAT",
+    "VMFSNE",
     "AdaMatch",
     "CRMatch",
     "CoMatch",

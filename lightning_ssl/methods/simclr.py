@@ -31,6 +31,8 @@ class SimCLR(ProjectionModule):
         **kwargs: Arguments of :class:`ProjectionModule`.
     """
 
+    least_batch = (2, "a view is told apart from those of other images")
+
     def __init__(
         self,
         num_classes: int,

@@ -182,6 +182,9 @@ def test_one_image_is_too_few_where_a_map_of_features_shrinks_to_a_point(
 def test_a_contrast_needs_two_images(capsys: pytest.CaptureFixture[str]) -> None:
     said = fails(capsys, "fit", "--model", "SimCLR", *SMALL, "--data.unlabeled_batch_size", "1")
     assert "`data.unlabeled_batch_size` must be at least 2, got 1" in said
+    said = fails(capsys, "fit", "--model", "VMFSNE", *SMALL, "--data.unlabeled_batch_size", "15")
+    assert "`data.unlabeled_batch_size` must be at least 16, got 15" in said
+    assert "`model.perplexity` 30.0" in said
 
 
 @pytest.mark.parametrize(

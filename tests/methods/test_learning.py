@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "VAT": {"lambda_vat": 1.0, "lambda_entropy": 0.1},
 }
 LABELS_ALONE = {"Supervised", "SuNCEt"}
+KEEPS = {"VMFSNE"}  # what a network knows already; see its own test
 # Pseudo-labels, guesses and equal predictions are worth little where few predictions are right, and
 # the tasks of S4L need longer runs: that unlabelled images teach the task is tested instead.
 SLOW = {"MOAM", "MixMatch", "PiModel", "PseudoLabel", "S4LExemplar", "S4LRotation"}
@@ -46,7 +47,7 @@ LATER = {
 }
 HELPED = [
     pytest.param(name, marks=pytest.mark.slow) if name in LATER else name
-    for name in sorted({*methods.__all__} - {"SSLModule"} - LABELS_ALONE - SLOW)
+    for name in sorted({*methods.__all__} - {"SSLModule"} - LABELS_ALONE - KEEPS - SLOW)
 ]
 
 

@@ -85,6 +85,12 @@ ROWS = [
         options=("--data.batch_size", "20", "--model.local_views", "1"),
     ),
     _projection("SimCLR", "simclr", set(), options=()),
+    _projection(
+        "VMFSNE",
+        "vmfsne",
+        {"train/concentration"},
+        options=("--model.perplexity", "10", "--model.local_views", "1"),
+    ),
     _projection("SimCLRCT", "simclr_ct", {"train/loss_x", "train/loss_u"}),
     _projection("SuNCEt", "suncet", set(), unlabeled=False),
     Row("S4LRotation", "s4l_rotation", {"train/loss_x", "train/loss_rotation"}),
@@ -243,7 +249,16 @@ ROWS = [
 ]
 STATES = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 each_method = pytest.mark.parametrize("row", ROWS, ids=str)
-STATELESS = {"CRMatch", "DeFixMatch", "PiModel", "ReFixMatch", "S4LRotation", "SimCLR", "UDA"}
+STATELESS = {
+    "CRMatch",
+    "DeFixMatch",
+    "PiModel",
+    "ReFixMatch",
+    "S4LRotation",
+    "SimCLR",
+    "UDA",
+    "VMFSNE",
+}
 
 
 def _each(*compares: str) -> Any:

@@ -91,6 +91,7 @@ PASSES: list[tuple[str, dict[str, Any], list[Pass]]] = [
     ("SuNCEt", {}, [learns(2 * B)]),
     ("SimCLR", {}, [learns(2 * U)]),
     ("SimCLRCT", {}, [learns(B + 2 * U)]),
+    ("VMFSNE", {"perplexity": 4, "local_views": 3}, [learns(2 * U), learns(3 * U)]),
     ("MOAM", {}, [learns(4 * (B + U)), *adversary(4 * U)]),
 ]
 
