@@ -28,6 +28,8 @@ class Samples(NamedTuple):
         index: Positions in the labelled or unlabelled list ``(B,)``, int64; what memories are
             indexed by.
         drawn: Name of a view to what its transform drew for each image.
+        probs: Probabilities of the classes ``(B, C)``, float32, of labelled images, where the data
+            tells these: 1 and 0 where a label was given.
     """
 
     views: dict[str, Tensor]
@@ -35,6 +37,7 @@ class Samples(NamedTuple):
     hidden_target: Tensor | None = None
     index: Tensor = None  # type: ignore[assignment]  # hides tuple.index on purpose
     drawn: dict[str, Any] | None = None
+    probs: Tensor | None = None
 
 
 class Batch(NamedTuple):

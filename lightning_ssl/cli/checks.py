@@ -173,18 +173,18 @@ def check_fit(model: SSLModule, data: LightningDataModule, processes: int) -> No
         batch = getattr(data, name, None)
         if stream not in streams or batch is None:
             continue
-        if batch >= 2 * processes:  # enough for all
-            continue
-        least, why = _least_batch(model, data, streams, processes)
+        least, why = _least_batch(model, data, streams, processes, batch)
         if batch < least:
             raise ValueError(f"`data.{name}` must be at least {least}, got {batch}: {why}.")
 
 
-def _least_batch(model: SSLModule, data: Any, streams: Any, processes: int) -> tuple[int, str]:
+def _least_batch(
+    model: SSLModule, data: Any, streams: Any, processes: int, batch: int
+) -> tuple[int, str]:
     asked: tuple[int, str] | None = getattr(model, "least_batch", None)
     if asked is not None:
         return asked
-    if len(streams) == 1 and _sees_one_number(model, data):
+    if len(streams) == 1 and batch < 2 * processes and _sees_one_number(model, data):
         return 2 * processes, "BatchNorm needs two images in each process"
     return 1, ""
 

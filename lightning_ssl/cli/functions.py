@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_ssl.cli.configs import check_config, check_yaml
 from lightning_ssl.cli.hints import did_you_mean
-from lightning_ssl.cli.paths import options, take_literally
+from lightning_ssl.cli.paths import Option, options, take_literally
 
 _OF_FIT = ("model", "data", "trainer", "config", "seed_everything")
 """Options that a command with `fit_options` takes as `fit` does."""
@@ -35,7 +35,7 @@ def run_function(function: Callable[..., None], name: str, args: Sequence[str]) 
     texts = {
         argument for argument, value in arguments.items() if value.annotation in (str, str | None)
     }
-    literal = (texts | {"config"}).__contains__
+    lists = {name for name, value in arguments.items() if value.annotation == list[str] | str}
 
     def is_known(option: str) -> bool:
         return option.split(".")[0].removesuffix("+") in own | {
@@ -45,6 +45,8 @@ def run_function(function: Callable[..., None], name: str, args: Sequence[str]) 
             "h",
         }
 
+    texts |= lists - {o.name for o in options(args, lists.__contains__, is_known) if _is_list(o)}
+    literal = (texts | {"config"}).__contains__
     for option in options(args, literal, is_known):
         if option.name and not is_known(option.name):
             further = f" and those of fit, {', '.join(_OF_FIT)}," if passed else ""
@@ -78,3 +80,9 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
         root = option.name.split(".")[0].removesuffix("+")
         (passed if root in _OF_FIT else own).extend(option.typed)
     return own, passed
+
+
+def _is_list(option: Option) -> bool:
+    """Whether a value that may be one text or several is several."""
+    value = (option.value or "").strip()
+    return value.startswith("[") and value.endswith("]")

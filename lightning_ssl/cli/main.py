@@ -25,6 +25,7 @@ def commands() -> dict[str, Callable[..., None]]:
     from lightning_ssl.commands.pseudo_label import pseudo_label
     from lightning_ssl.commands.quickstart import quickstart
     from lightning_ssl.commands.select import select
+    from lightning_ssl.commands.vpet import vpet
 
     return {
         "baselines": baselines,
@@ -36,6 +37,7 @@ def commands() -> dict[str, Callable[..., None]]:
         "pseudo-label": pseudo_label,
         "quickstart": quickstart,
         "select": select,
+        "vpet": vpet,
     }
 
 

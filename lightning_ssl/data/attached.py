@@ -55,6 +55,29 @@ def patch_side(module: pl.LightningModule) -> int:
     return int(side[0] if isinstance(side, Sequence) else side)
 
 
+def check_soft_targets(module: pl.LightningModule, soft: bool) -> None:
+    """See that probabilities of classes come to a method that learns them, and to it alone.
+
+    Args:
+        module: The method.
+        soft: Whether the labelled images have such.
+
+    Raises:
+        ValueError: If one has what the other lacks.
+    """
+    learns = bool(getattr(module, "soft_targets", False))
+    if soft and not learns:
+        raise ValueError(
+            "`data.pseudo_column` 'soft' needs a method that learns probabilities, --model "
+            f"Supervised --model.soft_targets true, got {type(module).__name__}, which does not."
+        )
+    if learns and not soft:
+        raise ValueError(
+            "`model.soft_targets` true needs probabilities of the classes, got none: give "
+            "`data.pseudo_labels` a table of several checkpoints and `data.pseudo_column` 'soft'."
+        )
+
+
 def refuse_batch_size_finder(trainer: pl.Trainer | None) -> None:
     """Say what Lightning's search would not: with our loaders it tries nothing and takes its limit.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.data.attached import (
+    check_soft_targets,
     patch_side,
     pins_memory,
     ranks,
@@ -112,6 +113,7 @@ class SSLDataModule(CachedData):
         if declared is None:
             name = type(trainer.lightning_module).__name__
             raise ValueError(f"SSLDataModule needs a method that declares its `views`, got {name}.")
+        check_soft_targets(trainer.lightning_module, self.labeled.probs is not None)
         views = Views(
             declared,
             self.image_size,

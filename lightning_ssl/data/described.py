@@ -59,8 +59,8 @@ class DescribedData(pl.LightningDataModule):
         include_labeled: Whether labelled images are also used as unlabelled ones.
         pseudo_labels: Table of ``lightning-ssl pseudo-label``, or ``split.json`` of a run on one:
             images without label are labelled images with the class that it says.
-        pseudo_column: Column of the table: ``label``, from one view of each image, or
-            ``averaged_label``, from twenty.
+        pseudo_column: Column of the table: ``label``, from one view of each image,
+            ``averaged_label``, from twenty, or ``soft``, the probabilities of several models.
         pseudo_threshold: Smallest probability in [0, 1] of a pseudo-label that counts.
         pseudo_alpha: Exponent of CReST's sampling: of each class only a share of the pseudo-labels
             counts, the less the more labels the class has; 0 for all.

@@ -20,14 +20,17 @@ WALK = (
 """Options that a resumed run has to have from its beginning, beside the lists of images."""
 
 
-def digest(*columns: Tensor) -> str:
+def digest(*columns: Tensor | None) -> str:
     """Tell lists apart that may be as long as the data, whatever file they came from.
 
     Args:
-        *columns: Integers, equally many in each.
+        *columns: Integers, or float32; None is left out.
     """
-    values = torch.stack(columns).numpy().astype("<i8")
-    return hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
+    found = hashlib.blake2b(digest_size=16)
+    for column in (c for c in columns if c is not None):
+        kind = "<f4" if column.is_floating_point() else "<i8"
+        found.update(column.numpy().astype(kind).tobytes())
+    return found.hexdigest()
 
 
 def make_record(

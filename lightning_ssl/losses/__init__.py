@@ -28,6 +28,7 @@ from lightning_ssl.losses.ropaws import ropaws_probs
 from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
 from lightning_ssl.losses.similarity import aggregate, unfold
 from lightning_ssl.losses.sne import vmf_neighbors, vmf_sne_loss
+from lightning_ssl.losses.soft_labels import soft_label_loss
 from lightning_ssl.losses.triplet import batch_hard_triplet_loss, swapped_identities
 from lightning_ssl.losses.vat import (
     adversarial_direction,
@@ -67,6 +68,7 @@ __all__ = (
     "rotation_loss",
     "sharpen",
     "smooth_labels",
+    "soft_label_loss",
     "soft_nearest_neighbors",
     "soft_suncet_loss",
     "softmax",

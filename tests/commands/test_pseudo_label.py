@@ -14,6 +14,7 @@ from PIL import Image
 from lightning_ssl.cli import main
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.data.pseudo.table import read_table
+from lightning_ssl.methods import Supervised
 from lightning_ssl.models import WideResNet
 
 from runs import SMALL, differences, fit, load
@@ -102,8 +103,8 @@ def test_parquet_says_the_same(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> 
         read_table(path, data.train_name, 1437, data.classes)
         for path in ("pseudo_labels.csv", "new/table.parquet")
     ]
-    for name, values in vars(tables[0]).items():
-        assert torch.equal(values, getattr(tables[1], name)), name
+    for name in ("given", "label", "probability", "averaged_label", "averaged_probability"):
+        assert torch.equal(*(getattr(table, name) for table in tables)), name
     assert (tables[0].probability > 0).all()
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
     with pytest.raises(SystemExit):
@@ -200,6 +201,73 @@ def test_files_are_named_below_root_and_broken_ones_stay_empty(size: int) -> Non
     assert [broken[c] for c in broken if c != "image"] == [""] * 5
 
 
+def test_several_models_vote(capsys: Any) -> None:
+    """Votes and probabilities by hand, of runs that see images of another mean."""
+    fit("Supervised", "a", 20)
+    fit("Supervised", "b", 30, "--data.normalize", "symmetric", "--model.backbone", "wrn_16_1")
+    pair = ("--ckpt_path", "[a/checkpoints/last.ckpt, b/checkpoints/last.ckpt]")
+    label(*pair, "--output", "votes.parquet")
+    label(*pair, "--output", "mean.csv", "--ensemble", "probabilities")
+    data = SSLDataModule("digits")
+    votes, mean = (
+        read_table(path, data.train_name, 1437, data.classes)
+        for path in ("votes.parquet", "mean.csv")
+    )
+    models = []
+    for run, deviation in (("a", None), ("b", 0.5)):
+        method = Supervised.load_from_checkpoint(f"{run}/checkpoints/last.ckpt").eval()
+        center = (0.3054, 0.3753) if deviation is None else (0.5, 0.5)
+        pixels = data.source.train.pixels.float() / 255
+        with torch.no_grad():
+            models.append(method((pixels - center[0]) / center[1]).softmax(dim=1).double())
+    torch.testing.assert_close(mean.probs, sum(models) / 2, rtol=0, atol=5e-4)
+    hard = [torch.nn.functional.one_hot(model.argmax(dim=1), 10).double() for model in models]
+    sure = torch.stack([m.topk(2).values.diff().abs()[:, 0] > 1e-3 for m in models]).all(dim=0)
+    torch.testing.assert_close(votes.probs[sure], (sum(hard) / 2)[sure])
+    assert 0 < (votes.probability[sure] == 0.5).sum() < sure.sum()
+    assert torch.equal(votes.given, mean.given)
+    assert torch.equal(votes.probs.gather(1, votes.label[:, None])[:, 0], votes.probability)
+    assert not list(Path().glob(".*.parts"))
+
+    # Other labels, other classes: no table.
+    fit("Supervised", "other", 1, "--data.num_labels", "30")
+    for path in ("other/checkpoints/last.ckpt",):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            label("--ckpt_path", f"[{LAST},{path}]", "--output", "none.csv")
+        said = capsys.readouterr().err
+        assert f"`ckpt_path` must be of runs on the same data, got '{path}' with other " in said
+        assert f"labelled images than '{LAST}'" in said
+    assert not Path("none.csv").exists()
+
+
+def test_several_go_on_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit("Supervised", "a", 5)
+    fit("Supervised", "b", 6)
+    pair = ("--ckpt_path", "[a/checkpoints/last.ckpt,b/checkpoints/last.ckpt]")
+    options = (*pair, "--batch_size", "200")
+    label(*options, "--output", "whole.csv")
+    monkeypatch.setattr(module, "_BATCHES_PER_PART", 1)
+    step, seen = module._Labeler.predict_step, []
+
+    def counted(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
+        if len(seen) == 11:  # in the second of two times eight batches
+            raise RuntimeError("stop")
+        seen.append(len(batch[1]))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(module._Labeler, "predict_step", counted)
+    with pytest.raises(RuntimeError, match="stop"):
+        label(*options, "--output", "cut.csv")
+    assert len(list(Path().glob(".cut.csv.*.parts"))) == 2
+    assert not Path("cut.csv").exists()
+    seen.clear()
+    label(*options, "--output", "cut.csv")
+    assert len([number for number in seen if number]) == 5  # the first has nothing left
+    assert Path("cut.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert not list(Path().glob(".cut.csv.*.parts"))
+
+
 @pytest.mark.parametrize(
     ("args", "parts"),
     [
@@ -207,6 +275,8 @@ def test_files_are_named_below_root_and_broken_ones_stay_empty(size: int) -> Non
         (("--output", "a.txt"), ("`output`", ".csv or .parquet", "'a.txt'")),
         (("--batch_size", "0"), ("`batch_size`", "at least 1", "0")),
         (("--num_workers", "-1"), ("`num_workers`", "at least 0", "-1")),
+        (("--ensemble", "votes"), ("`ensemble` needs checkpoints, several", "got 1")),
+        (("--ckpt_path", "[]"), ("`ckpt_path` needs checkpoints", "got 0")),
         (("--ckpt_path", "strange.ckpt"), ("`ckpt_path`", "nowhere.Method", "cannot be found")),
         (("--ckpt_path", "foreign.ckpt"), ("`ckpt_path`", "SSLDataModule", "foreign.ckpt")),
     ],

@@ -54,6 +54,7 @@ class TrainFetch:
             labeled = LabeledImages(split.labeled, images.targets[split.labeled])
         self.plan = plan
         self.rows = {"labeled": labeled.rows, "unlabeled": split.unlabeled}
+        self.probs = labeled.probs
         self.targets = {"labeled": labeled.target, "unlabeled": images.targets[split.unlabeled]}
         self.images = images
         self.views = views
@@ -71,7 +72,9 @@ class TrainFetch:
         """
         batch, planned = Batch(step), self.plan(step)
         if planned.labeled is not None:
-            batch = batch._replace(labeled=self._samples("labeled", planned.labeled, step))
+            known = self._samples("labeled", planned.labeled, step)
+            probs = None if self.probs is None else self.probs[planned.labeled]
+            batch = batch._replace(labeled=known._replace(probs=probs))
         if planned.unlabeled is not None:
             known = self._samples("unlabeled", planned.unlabeled, step)
             batch = batch._replace(unlabeled=self._hide(known))

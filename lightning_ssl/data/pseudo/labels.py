@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from lightning_ssl.data.pseudo.table import LABEL_COLUMNS, PseudoTable, read_tab
 from lightning_ssl.data.splits.files import LabeledImages, Split, check_indices
 from lightning_ssl.data.text import read_json
 
-LabelColumn = Literal["label", "averaged_label"]
+LabelColumn = Literal["label", "averaged_label", "soft"]
+_COLUMNS = (*LABEL_COLUMNS, "soft")
 
 
 def check_options(path: str | None, column: str, threshold: float, alpha: float) -> None:
@@ -28,10 +29,9 @@ def check_options(path: str | None, column: str, threshold: float, alpha: float)
     Raises:
         ValueError: If one is out of range, or makes no sense without a table.
     """
-    if column not in LABEL_COLUMNS:
+    if column not in _COLUMNS:
         raise ValueError(
-            f"`pseudo_column` (--data.pseudo_column) must be one of {LABEL_COLUMNS}, got "
-            f"'{column}'."
+            f"`pseudo_column` (--data.pseudo_column) must be one of {_COLUMNS}, got '{column}'."
         )
     if not 0 <= threshold <= 1:
         raise ValueError(
@@ -39,7 +39,7 @@ def check_options(path: str | None, column: str, threshold: float, alpha: float)
         )
     if not 0 <= alpha < math.inf:
         raise ValueError(f"`pseudo_alpha` (--data.pseudo_alpha) must be at least 0, got {alpha}.")
-    if path is None and (column, threshold, alpha) != (LABEL_COLUMNS[0], 0, 0):
+    if path is None and (column, threshold, alpha) != (_COLUMNS[0], 0, 0):
         raise ValueError(
             "`pseudo_column`, `pseudo_threshold` and `pseudo_alpha` need a table, `pseudo_labels` "
             "(--data.pseudo_labels), got none."
@@ -66,27 +66,26 @@ def read_pseudo_labels(
         targets: Classes of the training images ``(N,)``; only those of labelled images are read.
         name: Gives the name of a training image by its index.
         classes: Class names.
-        column: Column of the labels.
+        column: Column of the labels; ``soft`` for ``label`` and the probabilities of all classes.
         threshold: The smallest probability that counts, in [0, 1].
         alpha: Takes of each class the most probable of these, at the rates of
             :func:`~lightning_ssl.data.pseudo.sampling.sampling_rates`; 0 takes all.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file belongs to other data, the labels that its model was trained with
-            are others, or no pseudo-label is left.
+        ValueError: If the file belongs to other data or lacks the column, the labels that its
+            model was trained with are others, or no pseudo-label is left.
     """
     num_train = len(targets)
     file = os.path.expanduser(os.fspath(path))
     if file.endswith(".json"):
-        found = _read_stored(file, split, num_train, len(classes))
+        found = _read_stored(file, split, num_train, len(classes), column == "soft")
         probability = torch.ones(len(found.rows))
         threshold = alpha = 0.0
     else:
         table = read_table(file, name, num_train, classes)
         _check_given(file, table, split, targets)
-        found = LabeledImages(torch.arange(num_train), getattr(table, column))
-        probability = getattr(table, column.replace("label", "probability"))
+        found, probability = _choose(file, table, column)
     unknown = torch.zeros(num_train, dtype=torch.bool)
     unknown[split.unlabeled] = True
     unknown[split.labeled] = False
@@ -103,21 +102,43 @@ def read_pseudo_labels(
             f"least {threshold}: lower `pseudo_threshold` (--data.pseudo_threshold) or "
             "`pseudo_alpha` (--data.pseudo_alpha)."
         )
-    return LabeledImages(found.rows[keep], found.target[keep])
+    probs = None if found.probs is None else found.probs[keep]
+    return LabeledImages(found.rows[keep], found.target[keep], probs)
 
 
 def join(given: LabeledImages, pseudo: LabeledImages) -> LabeledImages:
     """One list of images with a given label and images with a pseudo-label.
 
     Args:
-        given: Labelled images.
+        given: Labelled images; where the others have probabilities theirs are 1 and 0.
         pseudo: Other images.
     """
     rows, order = torch.cat([given.rows, pseudo.rows]).sort()
-    return LabeledImages(rows, torch.cat([given.target, pseudo.target])[order])
+    target, probs = torch.cat([given.target, pseudo.target])[order], pseudo.probs
+    if probs is not None:
+        certain = torch.eye(probs.shape[1])[given.target]
+        probs = torch.cat([certain, probs])[order]
+    return LabeledImages(rows, target, probs)
 
 
-def _read_stored(path: str, split: Split, num_train: int, num_classes: int) -> LabeledImages:
+def _choose(path: str, table: PseudoTable, column: LabelColumn) -> tuple[LabeledImages, Tensor]:
+    """Labels of all images, and their probabilities."""
+    label = "label" if column == "soft" else column
+    target, probs = getattr(table, label), table.probs if column == "soft" else None
+    if target is None or (column == "soft" and probs is None):
+        kind = "one checkpoint" if target is None else "several checkpoints"
+        raise ValueError(
+            f"`pseudo_column` (--data.pseudo_column) '{column}' needs a table of {kind}, got "
+            f"'{path}', which lacks it."
+        )
+    rows = torch.arange(len(target))
+    found = LabeledImages(rows, target, None if probs is None else probs.float())
+    return found, getattr(table, label.replace("label", "probability"))
+
+
+def _read_stored(
+    path: str, split: Split, num_train: int, num_classes: int, soft: bool
+) -> LabeledImages:
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"`pseudo_labels` (--data.pseudo_labels): there is no file '{path}'."
@@ -136,6 +157,7 @@ def _read_stored(path: str, split: Split, num_train: int, num_classes: int) -> L
         labels = torch.tensor(stored["labels"], dtype=torch.int64)
         if labels.ndim != 1:
             raise ValueError(f"its labels have {labels.ndim} dimensions")
+        probs = _stored_probs(stored, num_classes) if soft else None
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise no_split(f"{type(error).__name__}: {error}") from error
     if own != num_train:
@@ -149,11 +171,21 @@ def _read_stored(path: str, split: Split, num_train: int, num_classes: int) -> L
             f"{len(split.labeled)}: give it as `labels_file` (--data.labels_file) too."
         )
     rows = check_indices(path, images, num_train)
-    if rows.tolist() != images or len(labels) != len(rows):
+    lengths = {len(rows), len(labels), len(rows if probs is None else probs)}
+    if rows.tolist() != images or len(lengths) > 1:
         raise ValueError(f"'{path}' must hold one pseudo-label for each image, in their order.")
     if ((labels < 0) | (labels >= num_classes)).any():
         raise ValueError(f"'{path}' holds pseudo-labels that are not in [0, {num_classes - 1}].")
-    return LabeledImages(rows, labels)
+    return LabeledImages(rows, labels, probs)
+
+
+def _stored_probs(stored: dict[str, Any], num_classes: int) -> Tensor:
+    probs = torch.tensor(stored["probabilities"], dtype=torch.float32)
+    if probs.ndim != 2 or probs.shape[1] != num_classes:
+        raise ValueError(f"its probabilities have the shape {tuple(probs.shape)}")
+    if (probs < 0).any() or not torch.allclose(probs.sum(dim=1), torch.ones(len(probs))):
+        raise ValueError("its probabilities do not sum to 1")
+    return probs
 
 
 def _check_given(path: str, table: PseudoTable, split: Split, targets: Tensor) -> None:

@@ -42,10 +42,12 @@ class LabeledImages(NamedTuple):
     Attributes:
         rows: Indices into the training images ``(N,)``, int64, increasing.
         target: Classes ``(N,)``, int64.
+        probs: Probabilities of all classes ``(N, C)``, float32, where training tells these.
     """
 
     rows: Tensor
     target: Tensor
+    probs: Tensor | None = None
 
 
 class LabelList(NamedTuple):
@@ -114,6 +116,8 @@ def save_split(
             "images": pseudo.rows.tolist(),
             "labels": pseudo.target.tolist(),
         }
+        if pseudo.probs is not None:
+            content["pseudo_labels"]["probabilities"] = pseudo.probs.tolist()
     with writing_text(path) as file:
         json.dump(content, file)
         file.write("\n")

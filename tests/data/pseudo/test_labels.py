@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from lightning_ssl.data.pseudo.table import (
     read_table,
     write_table,
 )
-from lightning_ssl.data.record import check_resumed
-from lightning_ssl.methods import FixMatch
+from lightning_ssl.data.record import check_resumed, digest
+from lightning_ssl.data.splits.make import save_split
+from lightning_ssl.methods import FixMatch, Supervised
 
 N = 60
+SMALL = {"backbone": "wrn_10_1", "ema_decay": 0}
 CLASSES = ("red, dark", 'gr"een', "blue")
 TRUE = torch.arange(N) % 3
 GENERATOR = torch.Generator().manual_seed(1)
@@ -48,6 +51,18 @@ def table(labeled, seed: int = 3, **changes) -> PseudoTable:
     return PseudoTable(**(values | changes))
 
 
+def soft_table(labeled, seed: int = 3) -> PseudoTable:
+    """What three models might say by votes, with scores; the same image is empty."""
+    plain = table(labeled, seed)
+    generator = torch.Generator().manual_seed(seed)
+    votes = torch.randint(0, 3, (N, 3), generator=generator)
+    probs = torch.nn.functional.one_hot(votes, 3).double().mean(dim=1)
+    probability, label = probs.max(dim=1)
+    score = 2 * torch.rand(N, generator=generator, dtype=torch.float64) - 1
+    label[50], probability[50], probs[50], score[50] = -1, 0, 0, 0
+    return PseudoTable(plain.given, label, probability, probs=probs, outlier_score=score)
+
+
 def make(path: str | None = "t.csv", targets=TRUE, **options) -> SSLDataModule:
     source = from_arrays(PIXELS, targets, classes=CLASSES, test=(PIXELS[:6], TRUE[:6]))
     defaults = {"num_labels": 12, "val_per_class": 1, "batch_size": 8, "unlabeled_batch_size": 8}
@@ -67,12 +82,16 @@ def written(tmp_path) -> PseudoTable:
 
 class TestTable:
     @pytest.mark.parametrize("path", ["new/t.csv", "t.parquet"])
-    def test_round_trip(self, path):
-        whole = table(LABELED)
+    @pytest.mark.parametrize("make_table", [table, soft_table])
+    def test_round_trip(self, path, make_table):
+        whole = make_table(LABELED)
         write_table(path, whole, lambda i: f"a/{i},é.png", CLASSES)
         found = read_table(path, lambda i: f"a/{i},é.png", N, CLASSES)
         for name, values in vars(whole).items():
-            assert torch.equal(getattr(found, name), values), name
+            if values is None:
+                assert getattr(found, name) is None, name
+            else:
+                torch.testing.assert_close(getattr(found, name), values, rtol=0, atol=2e-6)
         assert [p.name for p in Path(path).parent.iterdir() if p.is_file()] == [Path(path).name]
 
     def test_content_as_csv(self, written):
@@ -131,6 +150,82 @@ class TestLists:
         assert torch.equal(data.labeled.target, TRUE[data.split.labeled])
 
 
+class TestSoft:
+    def test_by_loop(self):
+        whole = soft_table(LABELED)
+        write_table("t.csv", whole, str, CLASSES)
+        data = make(pseudo_column="soft", pseudo_threshold=0.5)
+        seen = 0
+        for row, target, probs in zip(*data.labeled, strict=True):
+            if int(row) in LABELED.tolist():
+                expected = [float(c == TRUE[row]) for c in range(3)]
+                assert target == TRUE[row]
+            else:
+                expected = [float(p) for p in whole.probs[row]]
+                assert target == whole.label[row]
+                assert max(expected) >= 0.5
+                seen += max(expected) < 1
+            assert probs.tolist() == pytest.approx(expected, abs=1e-6)
+        assert seen > 5
+        assert torch.equal(data.labeled.probs.argmax(1), data.labeled.target)
+        assert make(pseudo_threshold=0.5).labeled.probs is None
+
+    def test_batches_carry_them(self):
+        write_table("t.csv", soft_table(LABELED), str, CLASSES)
+        data = make(pseudo_column="soft")
+        batches, _ = train(data, Supervised(3, **SMALL, soft_targets=True))
+        for batch in batches:
+            assert torch.equal(batch.labeled.probs, data.labeled.probs[batch.labeled.index])
+            assert batch.unlabeled is None
+
+    def test_split_file_repeats_them(self):
+        write_table("t.csv", soft_table(LABELED), str, CLASSES)
+        first = make(pseudo_column="soft")
+        save_split("split.json", first.split, N, first.pseudo)
+        again = make("split.json", pseudo_column="soft", labels_file="split.json",
+                     num_labels=None, val_per_class=None)  # fmt: skip
+        for values, repeated in zip(first.labeled, again.labeled, strict=True):
+            assert torch.equal(values, repeated)
+        record = first.state_dict()
+        assert again.state_dict()["pseudo_labels"] == record["pseudo_labels"]
+        # Other probabilities are other labels, even where their classes are the same.
+        changed = first.pseudo.probs.clone()
+        changed[0] = (changed[0] + 0.01).div(1.03)
+        other = first.pseudo._replace(probs=changed)
+        assert digest(*other) != record["pseudo_labels"]
+        assert make().state_dict()["pseudo_labels"] != record["pseudo_labels"]
+
+    @pytest.mark.parametrize(
+        ("options", "method", "message"),
+        [
+            ({"pseudo_column": "soft"}, "FixMatch", "'soft' needs a method .*got FixMatch"),
+            ({}, "Supervised", "`model.soft_targets` true needs probabilities"),
+            ({"pseudo_column": "averaged_label"}, "FixMatch", "needs a table of one checkpoint"),
+            ({"pseudo_column": "soft", "pseudo_labels": "plain.csv"}, "Supervised",
+             "needs a table of several checkpoints"),
+            ({"pseudo_column": "soft", "pseudo_labels": "sum.csv"}, "Supervised",
+             r"image 0: the probabilities of the classes must sum to 1, got 0\."),
+            ({"pseudo_labels": "lacks.csv"}, "FixMatch", "missing: prob_blue"),
+        ],
+    )  # fmt: skip
+    def test_bad_input(self, options, method, message):
+        whole = soft_table(LABELED)
+        write_table("t.csv", whole, str, CLASSES)
+        write_table("plain.csv", table(LABELED), str, CLASSES)
+        write_table("sum.csv", replace(whole, probs=whole.probs * 0.9), str, CLASSES)
+        with open("t.csv", newline="") as file:
+            lines = [row[:6] + row[7:] for row in csv.reader(file)]
+        with open("lacks.csv", "w", newline="") as file:
+            csv.writer(file).writerows(lines)
+        path = options.pop("pseudo_labels", "t.csv")
+        learner = {
+            "Supervised": lambda: Supervised(3, **SMALL, soft_targets=True),
+            "FixMatch": lambda: FixMatch(3, **SMALL),
+        }
+        with pytest.raises(ValueError, match=message):
+            train(make(path, **options), learner[method]())
+
+
 class Seen(pl.Callback):
     def __init__(self):
         self.batches = []
@@ -139,7 +234,7 @@ class Seen(pl.Callback):
         self.batches.append(batch)
 
 
-def train(data: SSLDataModule, steps: int = 6, **flags) -> tuple[list, dict]:
+def train(data: SSLDataModule, method=None, steps: int = 6, **flags) -> tuple[list, dict]:
     """Batches and final weights."""
     quiet = {
         "accelerator": "cpu",
@@ -151,7 +246,7 @@ def train(data: SSLDataModule, steps: int = 6, **flags) -> tuple[list, dict]:
     }
     seen = Seen()
     torch.manual_seed(0)
-    method = FixMatch(3, backbone="wrn_10_1", ema_decay=0, threshold=0.4)
+    method = method or FixMatch(3, **SMALL, threshold=0.4)
     pl.Trainer(**(quiet | flags), callbacks=[seen], max_steps=steps).fit(method, data)
     return seen.batches, method.state_dict()
 
