@@ -34,6 +34,22 @@ def make_generator(*keys: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*keys))
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step on a device draws from.
+
+    ``torch.manual_seed`` seeds those of all devices, which on a CPU with a CUDA build takes longer
+    than a small step, and keeps a traceback of each call.
+
+    Args:
+        seed: The seed.
+        device: Where the step runs.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def global_seed() -> int:
     """Seed that Lightning's ``seed_everything`` left behind; 0 where it was not called."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))

@@ -1,12 +1,11 @@
 """Fill the store of features without training, or look at what is there."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytorch_lightning as pl
-from rich.console import Console
-from rich.table import Table
 
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.data.features.cache import default_folder
@@ -29,20 +28,24 @@ def features(fit_options: Sequence[str] = (), features_dir: str | None = None) -
         stops = ("--trainer.callbacks+=lightning_ssl.commands.features.FillOnly",)
         with suppress(_FilledError):
             run_trainer(["fit", *fit_options, "--data.cached_features", "true", *where, *stops])
-    folder = Path(features_dir or default_folder())
-    table = Table("features", "GB", "images", "of", "network", "slots done", title=str(folder))
-    for path in stores(folder):
-        meta = read_meta(path)
-        store = Store(path, meta["images"], meta["features"])
-        size = sum(file.stat().st_size for file in path.iterdir()) / 1e9
-        done = ", ".join(
-            f"{label.rpartition('-')[0]} {store.share_done(label):.0%} of {store.slots(label)}"
-            for label in meta["views"]
-        )
-        data = f"{meta['part']} of {meta['root'] or meta['dataset']}"
-        row = (path.name, f"{size:.3f}", str(meta["images"]), data, meta["fields"]["backbone"])
-        table.add_row(*row, done)
-    Console().print(table)
+    folder = Path(os.path.expanduser(features_dir or default_folder()))
+    found = stores(folder)
+    print(f"{len(found)} stores in {folder}")
+    for path in found:
+        _describe(path)
+
+
+def _describe(path: Path) -> None:
+    meta = read_meta(path)
+    store = Store(path, meta["images"], meta["features"])
+    size = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+    print(
+        f"{path.name}: {size:.1f} MB, {meta['images']} {meta['part']} images of "
+        f"{meta['root'] or meta['dataset']}, {meta['fields']['backbone']} at "
+        f"{meta['fields']['image_size']} pixels"
+    )
+    for label in meta["views"]:
+        print(f"  {label}: {store.slots(label)} slots, {store.share_done(label):.0%} done")
 
 
 class FillOnly(pl.Callback):

@@ -41,17 +41,14 @@ class CachedData(DescribedData):
         return record if self._features is None else {**record, "features": self._features.record()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See :meth:`DescribedData.load_state_dict`.
+        """See :meth:`DescribedData.load_state_dict`; features are checked when weights are there.
 
         Args:
             state_dict: What :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: If classes differ, or, when training goes on, the labels or the features.
         """
         super().load_state_dict(state_dict)
-        if self._features is not None and self._features.record() is not None:
-            self._features.check_resumed(state_dict.get("features"))
+        if self._features is not None:
+            self._features.resume(state_dict.get("features"))
 
     def teardown(self, stage: str) -> None:
         """Close the stored features.

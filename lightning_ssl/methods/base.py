@@ -24,7 +24,7 @@ from lightning_ssl.lightning_private import attached_trainer, warn_of_twin
 from lightning_ssl.losses import softmax
 from lightning_ssl.models import LinearHead, build_network, layer_scales, load_weights, set_mode
 from lightning_ssl.optim import Optimizer, Schedule, parameter_groups, scheduled
-from lightning_ssl.seeding import derive_seed, global_seed
+from lightning_ssl.seeding import derive_seed, global_seed, seed_generators
 from lightning_ssl.types import Batch, as_batch
 
 ViewSpec = Mapping[str, Mapping[str, Any]]
@@ -253,7 +253,7 @@ class SSLModule(pl.LightningModule, ABC):
         self._batch_size = next(iter(samples.views.values())).shape[1]
         if batch.step is not None:
             keys = (global_seed(), "step", int(batch.step), self.global_rank)
-            torch.manual_seed(derive_seed(*keys))
+            seed_generators(derive_seed(*keys), self.device)
         if self._writes_step:  # a number has to reach the device
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
@@ -262,8 +262,17 @@ class SSLModule(pl.LightningModule, ABC):
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log with the labelled batch size, which Lightning cannot see in nested views.
 
-        In the steps that are written a value of training is the mean over all processes.
+        In the steps that are written a value of training is the mean over all processes; in others
+        only the loss is kept, which the progress bar shows.
         """
+        of_step = name.startswith("train/") and attached_trainer(self) is not None
+        if (
+            of_step
+            and name != "train/loss"
+            and not self._writes_step
+            and not kwargs.get("on_epoch")
+        ):
+            return  # Lightning's bookkeeping costs more than a small network's step
         if kwargs.get("batch_size") is None:
             kwargs["batch_size"] = self._batch_size
         # Not by `sync_dist`, which cannot differ from step to step and costs as much in each.

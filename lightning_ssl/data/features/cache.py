@@ -10,13 +10,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_ssl.augment import Compose, Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.checks import check_count
 from lightning_ssl.data.features.draw import Features, FetchFeatures, refuse_broken
-from lightning_ssl.data.features.fill import Filler, View
+from lightning_ssl.data.features.fill import Embed, Filler, View
 from lightning_ssl.data.features.key import (
     FORMAT,
     describe_network,
@@ -66,6 +66,8 @@ class FeatureCache:
         self._views: dict[str, tuple[Transform, int]] = {}
         self._stores: dict[str, Store] = {}
         self._fields: dict[str, dict[str, Any]] = {}
+        self._record: dict[str, Any] | None = None
+        self._resumed: Mapping[str, Any] | None = None
 
     def declare(self, module: Any, views: Views) -> dict[str, dict[str, int]]:
         """Take the views of a method, if it can do with stored features.
@@ -121,6 +123,7 @@ class FeatureCache:
         Args:
             fetch: What makes the batches.
         """
+        self._check_resumed()
         for part in ("val", "test"):
             if getattr(self._data.source, part) is not None:
                 self.evaluation(part)
@@ -145,6 +148,8 @@ class FeatureCache:
         fills = self._data.trainer is not None and self._data.trainer.state.fn == "fit"
         if not fills and not self._is_there(part):
             return None
+        if fills and self._record is None:
+            self._check_resumed()
         store = self._take(part, self._views if part == "train" and fills else {})
         rows = torch.arange(store.count) if part != "train" else self._data.split.val
         refuse_broken(getattr(self._data.source, part), rows, torch.from_numpy(store.broken))
@@ -167,24 +172,26 @@ class FeatureCache:
         }
 
     def record(self) -> dict[str, Any] | None:
-        """What a run has to go on with: the features' fields, and the slots of each view."""
-        if not self._views:
-            return None
-        views = {self._label(name): slots for name, (_, slots) in self._views.items()}
-        return {**self._fields_of("train"), "views": views}
+        """What a run has to go on with: the features' fields and the slots of each view.
 
-    def check_resumed(self, recorded: Mapping[str, Any] | None) -> None:
-        """See that a run goes on with the features it began with.
+        None before features are served, for which the weights have to be there.
+        """
+        return self._record
+
+    def resume(self, recorded: Mapping[str, Any] | None) -> None:
+        """Let a run go on with the features it began with only; seen to before any is computed.
 
         Args:
             recorded: What :meth:`record` returned then.
-
-        Raises:
-            ValueError: If they are others.
         """
-        own = self.record()
-        if own != recorded:
-            names = ", ".join(f"`{name}`" for name in differing(recorded or {}, own or {}))
+        self._resumed = {} if recorded is None else recorded
+
+    def _check_resumed(self) -> None:
+        views = {self._label(name): slots for name, (_, slots) in self._views.items()}
+        self._record = {**self._fields_of("train"), "views": views}
+        recorded, self._resumed = self._resumed, None
+        if recorded not in (None, self._record):
+            names = ", ".join(f"`{name}`" for name in differing(recorded, self._record))
             raise ValueError(
                 f"`ckpt_path` was trained on other features than `data.cached_features` has now: "
                 f"{names} differ. For a new run that starts from its weights give --model.weights "
@@ -193,7 +200,7 @@ class FeatureCache:
 
     def close(self) -> None:
         """Forget what is open."""
-        self._stores, self._fields = {}, {}
+        self._stores, self._fields, self._record = {}, {}, None
 
     # What is stored
 
@@ -257,7 +264,7 @@ class FeatureCache:
                 for name, transform in made.items():
                     store.add(labels[name], wanted[labels[name]], describe_view(name, transform))
             _barrier(trainer)
-            embed = _Embed(module, trainer)
+            embed = Embed(module, trainer)
             form = (self._data.image_size, self._data.mean, self._data.std)
             filler = Filler(
                 store,
@@ -265,7 +272,6 @@ class FeatureCache:
                 self._data.image_size,
                 {labels[name]: View.make(name, made[name], *form) for name in made},
                 embed,
-                module.device,
             )
             shown = trainer is None or trainer.progress_bar_callback is not None
             filler(wanted, rank, world_size, min(4, available_cores()), shown)
@@ -287,7 +293,7 @@ class FeatureCache:
             )
         store.prepare(fields, about)
 
-    def _check_true(self, store: Store, part: str, embed: "_Embed") -> None:
+    def _check_true(self, store: Store, part: str, embed: Embed) -> None:
         images = getattr(self._data.source, part)
         rows = torch.from_numpy(np.flatnonzero(~store.broken))
         rows = rows[:: max(1, len(rows) // _TRIED)][:_TRIED]
@@ -309,26 +315,6 @@ class FeatureCache:
 def _label(name: str, transform: Transform) -> str:
     """Name of a view's array: another transform is another array."""
     return f"{name}-{key_of(describe_view(name, transform))[:8]}"
-
-
-class _Embed:
-    """The frozen network alone, without gradient, in the precision of the run."""
-
-    def __init__(self, module: Any, trainer: pl.Trainer | None) -> None:
-        self._module, self._trainer, self.device = module, trainer, module.device
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        backbone: nn.Module = self._module.backbone
-        training = backbone.training
-        backbone.eval()
-        with ExitStack() as held:
-            if self._trainer is not None:
-                held.enter_context(self._trainer.precision_plugin.forward_context())
-            images = images.to(self._module.dtype, memory_format=torch.channels_last)
-            features: Tensor = backbone(images)
-        backbone.train(training)
-        return features
 
 
 def _barrier(trainer: pl.Trainer | None) -> None:

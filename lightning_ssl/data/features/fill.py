@@ -1,17 +1,20 @@
 """Compute what is missing: every photo is decoded once for all views and slots of its chunk."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_info
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_ssl.augment import Transform, Views
 from lightning_ssl.data.features.store import CHUNK, Store, Wanted
@@ -57,6 +60,39 @@ class View:
         return cls(name, Views(declared, size, mean=mean, std=std, overrides=own, seed=_SEED))
 
 
+class Embed:
+    """The frozen network alone, without gradient, in the precision of the run.
+
+    Args:
+        module: The method, where it computes.
+        trainer: Its trainer, if any.
+    """
+
+    def __init__(self, module: Any, trainer: pl.Trainer | None) -> None:
+        self._module, self._trainer, self.device = module, trainer, module.device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of images.
+
+        Args:
+            images: Normalised images ``(B, C, H, W)``.
+
+        Returns:
+            ``(B, F)``.
+        """
+        backbone: nn.Module = self._module.backbone
+        training = backbone.training
+        backbone.eval()
+        with ExitStack() as held:
+            if self._trainer is not None:
+                held.enter_context(self._trainer.precision_plugin.forward_context())
+            images = images.to(self._module.dtype, memory_format=torch.channels_last)
+            features: Tensor = backbone(images)
+        backbone.train(training)
+        return features
+
+
 @dataclass(frozen=True)
 class Filler:
     """Compute the features of one list of images.
@@ -69,16 +105,14 @@ class Filler:
         images: The images.
         size: Side of the images in pixels.
         views: Label to what makes the view.
-        embed: Images ``(B, C, H, W)``, normalised, to features ``(B, F)``.
-        device: Where that happens.
+        embed: The network.
     """
 
     store: Store
     images: Images
     size: int
     views: Mapping[str, View]
-    embed: Callable[[Tensor], Tensor]
-    device: torch.device
+    embed: Embed
 
     def __call__(
         self, wanted: Wanted, rank: int, world_size: int, workers: int, show: bool
@@ -186,7 +220,7 @@ class Filler:
             crops = pixels.get(f"{label} {slot}")
             images = pixels["image"] if crops is None else crops[0]
             images = torch.cat([images, images[:1].expand(_PIECE - len(images), *images.shape[1:])])
-            images = images.to(self.device)
+            images = images.to(self.embed.device)
             source = {"image": images} if crops is None else {name: images[None]}
             made, _ = views(_STREAM, source, _step(chunk, slot), **place)
             values = self.embed(made[name][0, : len(rows)]).half().cpu()

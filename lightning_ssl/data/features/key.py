@@ -43,11 +43,15 @@ def differing(one: Any, other: Any, path: str = "") -> Iterator[str]:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for name in sorted({*one, *other}):
             yield from differing(one.get(name), other.get(name), f"{path}.{name}".strip("."))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+    elif _holds_dicts(one) and _holds_dicts(other) and len(one) == len(other):
         for place, pair in enumerate(zip(one, other, strict=True)):
             yield from differing(*pair, f"{path}.{place}".strip("."))
     elif one != other:
         yield path
+
+
+def _holds_dicts(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
 
 
 def describe_network(
