@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "optim": set(),
     "evaluation": {"checks", "files", "losses", "augment"},
     "evaluation.baselines": {"losses", "evaluation"},
-    "callbacks": {"seeding", "checks", "files", "records", "lightning_private"}
+    "callbacks": {"seeding", "distributed", "checks", "files", "records", "lightning_private"}
     | {"models", "optim", "evaluation"},
     "data.text": set(),
     "data.orders": {"seeding"},
@@ -60,12 +60,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"losses", "models", "optim", "evaluation", "callbacks"},
     "methods.draws": {"types", "seeding", "distributed", "checks", "lightning_private"}
     | {"losses", "augment", "models"},
-    "methods.corrections": {"checks", "losses", "state", "models", "optim", "methods.base"},
+    "methods.corrections": {"checks", "losses", "state", "models", "optim", "callbacks"}
+    | {"methods.base"},
     "methods.families": {"types", "distributed", "checks", "lightning_private"}
     | {"losses", "state", "models", "evaluation", "callbacks"}
     | {"methods.base", "methods.corrections"},
     "methods": {"types", "distributed", "checks"}
-    | {"losses", "state", "augment", "models", "optim", "evaluation"}
+    | {"losses", "state", "augment", "models", "optim", "evaluation", "callbacks"}
     | {"methods.base", "methods.draws", "methods.corrections", "methods.families"},
     "cli": {"files", "models", "optim", "callbacks", "data", "data.sources", "methods"},
     "cli.trainer": {"__init__", "files", "lightning_private", "models", "callbacks"}

@@ -6,17 +6,16 @@ from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from typing_extensions import Self
 
 from lightning_ssl.callbacks.base_weights import remember
-from lightning_ssl.callbacks.checks import RunChecks
-from lightning_ssl.callbacks.ema import EMA, decay_of
-from lightning_ssl.callbacks.find import find_callbacks
+from lightning_ssl.callbacks.ema import decay_of
+from lightning_ssl.callbacks.head_start import check_head_init
 from lightning_ssl.callbacks.learning_rate import LearningRate
 from lightning_ssl.callbacks.method_record import check_method, record_method
+from lightning_ssl.callbacks.needed import needed_callbacks
 from lightning_ssl.callbacks.stored import open_for
 from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.evaluation import count_right, evaluation_metrics
@@ -51,6 +50,10 @@ class SSLModule(pl.LightningModule, ABC):
             a checkpoint then leaves out; null for none. Needs the extra ``peft``.
         adapter_args: Its ``rank``, ``alpha``, ``dropout`` and ``targets``; see
             :func:`lightning_ssl.models.adapters.add_lora`.
+        head_init: How the linear classifier starts: ``none``, as it is drawn; ``class_means`` or
+            ``probe``, fitted to the labelled images' features, which it then normalises, with
+            logits whose confidence is honest; see
+            :func:`~lightning_ssl.evaluation.head_start.start_classifier`.
         in_channels: Channels of the images; taken from the data on the command line.
         optimizer: Optimizer and its values.
         schedule: Learning-rate schedule, counted in optimizer updates.
@@ -70,6 +73,8 @@ class SSLModule(pl.LightningModule, ABC):
     """Order of the labelled images where ``data.labeled_order`` does not say."""
     no_correction: ClassVar[str | None] = None
     """Why a method with pseudo-labels takes no correction for imbalanced classes."""
+    no_head_init: ClassVar[str | None] = None
+    """Why a method has no linear classifier that could start from the labelled images."""
     needs_pixels: ClassVar[str | None] = None
     """Why a method cannot do with features of a frozen network in the place of images."""
     lr = LearningRate()
@@ -83,6 +88,7 @@ class SSLModule(pl.LightningModule, ABC):
         freeze_backbone: bool = False,
         adapter: Literal["lora"] | None = None,
         adapter_args: dict[str, Any] | None = None,
+        head_init: Literal["none", "class_means", "probe"] = "none",
         in_channels: int = 3,
         optimizer: Optimizer = Optimizer(),  # noqa: B008 (frozen)
         schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
@@ -109,7 +115,8 @@ class SSLModule(pl.LightningModule, ABC):
         self.freeze_backbone = freeze_backbone
         layer_scales(self.backbone, self.optimizer.layer_decay)  # an error now, not in training
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
-        self.classifier: nn.Module = LinearHead(self.num_features, num_classes)
+        self.head_init = check_head_init(self, head_init, self.no_head_init)
+        self.classifier: nn.Module = LinearHead(self.num_features, num_classes, head_init != "none")
         self.unbalanced: nn.Module | None = None
         metrics = evaluation_metrics(num_classes)
         self.val_metrics = metrics.clone(prefix="val/")
@@ -235,13 +242,8 @@ class SSLModule(pl.LightningModule, ABC):
         return scheduled(self.parameter_groups(), self.optimizer, self.schedule, updates)
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Average the weights for evaluation, unless the trainer already does; check the run."""
-        averaged = bool(find_callbacks(self.trainer, WeightAveraging))
-        checked = bool(find_callbacks(self.trainer, RunChecks))
-        averages: list[pl.Callback] = (
-            [] if averaged or not self.ema_decay else [EMA(self.ema_decay)]
-        )
-        return averages if checked else [RunChecks(0 if averaged else self.ema_decay), *averages]
+        """Start the head, check the run and average the weights, unless the trainer does."""
+        return needed_callbacks(self.trainer, self.ema_decay, self.head_init)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make all randomness of the step a function of (seed, step, rank); log the rate.
@@ -397,6 +399,7 @@ class SSLModule(pl.LightningModule, ABC):
             # Lightning converts the module only after this, and float32 would round the weights.
             self.double()
         check_method(self, checkpoint, trainer)
+        self.head_init = "none"  # training goes on from these weights
 
 
 def _together(network: Callable[[Tensor], Tensor], views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

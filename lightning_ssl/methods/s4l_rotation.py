@@ -36,6 +36,7 @@ class S4LRotation(SSLModule):
     """
 
     needs_pixels = "which turns images"
+    no_head_init = "which may average features over turned copies"
     views = WEAK
     """A weak view of every image; its four turned copies share it."""
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_ssl.callbacks.head_start import check_head_init
 from lightning_ssl.losses import cross_entropy, soft_label_loss
 from lightning_ssl.methods.base import SSLModule, ViewSpec
 from lightning_ssl.models import MLPHead
@@ -51,6 +52,7 @@ class Supervised(SSLModule):
         if head not in ("linear", "mlp"):
             raise ValueError(f"`head` must be one of ('linear', 'mlp'), got {head!r}.")
         if head == "mlp":
+            check_head_init(self, self.head_init, "whose `head` is 'mlp'")
             self.classifier = MLPHead(self.num_features, num_classes)
         self.soft_targets = soft_targets
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu, relu
+from torch.nn.functional import gelu, normalize, relu
 
 from lightning_ssl.models.norms import Norm, norm_1d
 
@@ -17,11 +17,24 @@ class LinearHead(nn.Linear):
     Args:
         in_features: Width of the features.
         num_classes: Classes.
+        normalize: Whether features are brought to length 1 first.
     """
 
-    def __init__(self, in_features: int, num_classes: int) -> None:
+    def __init__(self, in_features: int, num_classes: int, normalize: bool = False) -> None:
         """Build the layer."""
         super().__init__(in_features, num_classes)
+        self.normalize = normalize
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            features: ``(..., in_features)``.
+
+        Returns:
+            Logits ``(..., num_classes)``.
+        """
+        return super().forward(normalize(features, dim=-1) if self.normalize else features)
 
     def reset_parameters(self) -> None:
         """Draw the weight, zero the bias."""

@@ -28,11 +28,16 @@ def softmax(logits: Array) -> Array:
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("c", [0.1, 3.0])
 @pytest.mark.parametrize("count", [90, 5])  # the latter fewer than columns
-def test_logistic_regression_is_at_the_optimum(classes: int, c: float, count: int) -> None:
+@pytest.mark.parametrize("standardize", [True, False])
+def test_logistic_regression_is_at_the_optimum(
+    classes: int, c: float, count: int, standardize: bool
+) -> None:
     features, target = blobs(classes, count)
-    probe = logistic_regression(features, target, c)
+    if not standardize:
+        features = features / features.std(dim=0).clamp(min=1)
+    probe = logistic_regression(features, target, c, standardize=standardize)
     x, truth = features.double().numpy(), np.eye(classes)[target.numpy()]
-    scale = np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
+    scale = np.where((x.std(axis=0) > 0) & standardize, x.std(axis=0), 1)
     z = (x - x.mean(axis=0)) / scale
     # The probe takes columns as they are; in standardised ones its weights are these.
     weight = probe.weight.numpy() * scale

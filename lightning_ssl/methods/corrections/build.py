@@ -6,6 +6,7 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+from lightning_ssl.callbacks.head_start import check_head_init
 from lightning_ssl.methods.base import SSLModule
 from lightning_ssl.methods.corrections.balanced_head import BalancedClassifier
 from lightning_ssl.methods.corrections.base import Correction
@@ -36,6 +37,8 @@ def add_correction(
     """
     correction = _build(method, name, options or {}, class_counts, plain)
     method.classifier, method.unbalanced = correction.heads(method.classifier)
+    if method.unbalanced is not None:
+        check_head_init(method, method.head_init, f"which has two heads with `imbalance` '{name}'")
     return correction
 
 

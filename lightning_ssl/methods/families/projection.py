@@ -4,11 +4,11 @@ from abc import ABC
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
 
+from lightning_ssl.callbacks.support import embed_support, has_support
 from lightning_ssl.checks import check_count, check_temperature
-from lightning_ssl.distributed import gather, gather_uneven
+from lightning_ssl.distributed import gather
 from lightning_ssl.evaluation import SoftNearestNeighbors
 from lightning_ssl.losses import (
     full_precision,
@@ -46,6 +46,7 @@ class ProjectionModule(SSLModule, ABC):
         ValueError: If an argument is outside its range.
     """
 
+    no_head_init = "which classifies by the labelled images themselves"
     classifier: SoftNearestNeighbors
 
     def __init__(
@@ -194,28 +195,15 @@ class ProjectionModule(SSLModule, ABC):
         self._embed_support()
 
     def _embed_support(self) -> None:
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "support_dataloader"):
-            if self.classifier.fitted:
-                return
+        if has_support(self.trainer):
+            self.classifier.fit(*embed_support(self.trainer, self))
+        elif not self.classifier.fitted:
+            data = getattr(self.trainer, "datamodule", None)
             raise ValueError(
                 f"{type(self).__name__} compares images with labelled ones: `datamodule` must have "
                 f"a `support_dataloader` (got {type(data).__name__}), or `fit_support` must be "
                 "called before."
             )
-        parts = []
-        for batch in data.support_dataloader():
-            images, target, index = data.on_after_batch_transfer(
-                move_data_to_device(batch, self.device), 0
-            )
-            with self.trainer.precision_plugin.forward_context():
-                parts.append((self.embed(images), target, index))
-        # Ranks hold different shares; sorted, the result does not depend on their number.
-        support, target, index = (
-            gather_uneven(torch.cat(column)) for column in zip(*parts, strict=True)
-        )
-        order = index.argsort()
-        self.classifier.fit(support[order], target[order])
 
     # Checkpoints
 
