@@ -1,4 +1,4 @@
-"""What has to be said about a run: averages too slow for its length, a loss that is not finite."""
+"""What has to be said about a run: averages too slow, pseudo-labels unused, a loss not finite."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +19,15 @@ from lightning_ssl.records import check_same, plain
 from lightning_ssl.seeding import global_seed
 
 _HINT = "A lower `model.optimizer.lr` or 32-bit precision often helps."
+_EARLY, _LEAST_USED = 0.05, 0.01
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 class RunChecks(Callback):
-    """Warn about running averages that lag behind, stop at a loss that is not finite.
+    """Warn about running averages that lag behind and unused images, stop at a loss not finite.
+
+    Images are unused where no logged ``train/mask_rate`` has reached 1 % in the first 5 % of the
+    updates, which is said once.
 
     The first bad step is noted on the device in every step, but read only as often as values are
     logged, because reading makes the host wait, and before any checkpoint is written, so that the
@@ -36,6 +40,7 @@ class RunChecks(Callback):
     def __init__(self, ema_decay: float) -> None:
         self.ema_decay = ema_decay
         self._first_bad: Tensor | None = None
+        self._watches_mask = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open no checkpoint by unpickling; see that what is monitored will be there."""
@@ -48,6 +53,7 @@ class RunChecks(Callback):
         if find_callbacks(trainer, LearningRateFinder):
             follow_schedule(trainer)
         self._first_bad = torch.tensor(-1, device=pl_module.device)
+        self._watches_mask = True
         updates = trainer.estimated_stepping_batches
         if self.ema_decay and updates < 5 / (1 - self.ema_decay):
             rank_zero_warn(
@@ -93,6 +99,23 @@ class RunChecks(Callback):
         interval = trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
         if (step + 1) % interval == 0:
             self._stop_if_bad(trainer)
+            if self._watches_mask:
+                self._watch_mask(trainer, pl_module)
+
+    def _watch_mask(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rate = trainer.callback_metrics.get("train/mask_rate")
+        if rate is None:
+            return
+        late = trainer.global_step >= _EARLY * trainer.estimated_stepping_batches
+        used = float(rate) >= _LEAST_USED
+        self._watches_mask = not (used or late)
+        if late and not used:
+            start = "`model.head_init class_means`, or " if _may_start(pl_module) else ""
+            rank_zero_warn(
+                f"Less than {_LEAST_USED:.0%} of the pseudo-labels count (train/mask_rate) after "
+                f"{trainer.global_step} updates: the unlabelled images teach nothing. Choose "
+                f"{start}a lower threshold."
+            )
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -140,6 +163,12 @@ class RunChecks(Callback):
                 f"The loss is not finite at step {step} (counted from 0). The last checkpoint "
                 f"from before is kept. {_HINT}"
             )
+
+
+def _may_start(method: LightningModule) -> bool:
+    """Whether its classifier could have started from the labelled images, and did not."""
+    head = getattr(method, "classifier", None)
+    return getattr(method, "no_head_init", "") is None and not getattr(head, "normalize", True)
 
 
 def _steps(trainer: Trainer) -> dict[str, Any]:

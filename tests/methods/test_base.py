@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,6 +146,37 @@ def test_a_run_from_other_weights_resumes_without_their_file() -> None:
     run(["test", *checkpoint])
     cli = run(["fit", *checkpoint, "--run_dir", "c", "--trainer.max_steps", "3"])
     assert cli.trainer.global_step == 3
+
+
+class Rise(Callback):
+    """Let no pseudo-label count any more."""
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
+        module.threshold = 0.0 if trainer.global_step == 0 else 1.1
+
+
+@pytest.mark.parametrize(("options", "callbacks", "interval", "said"), [
+    ({"threshold": 1.0}, [], 1, "after 2 updates: .* `model.head_init class_means`, or a lower"),
+    ({"threshold": 1.0}, [], 15, "after 15 updates: .*"),
+    ({"threshold": 1.0, "head_init": "class_means"}, [], 1, "after 2 updates: .* Choose a lower"),
+    ({"threshold": 0.0}, [], 1, None), ({"threshold": 1.0}, [Rise()], 1, None),
+    ({"threshold": 1.0}, [], 0, None),
+])  # fmt: skip
+def test_pseudo_labels_that_do_not_count_are_said_once(
+    options: dict[str, Any],
+    callbacks: list[Callback],
+    interval: int,
+    said: str | None,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    module = FixMatch(10, backbone="wrn_10_1", freeze_backbone=True, **options)
+    trainer = Trainer(max_steps=40, logger=False, enable_checkpointing=False, accelerator="cpu",
+                      enable_progress_bar=False, limit_val_batches=0, callbacks=callbacks,
+                      log_every_n_steps=interval)  # fmt: skip
+    trainer.fit(module, SSLDataModule("digits", batch_size=4, unlabeled_batch_size=8))
+    found = [str(w.message) for w in recwarn if "of the pseudo-labels count" in str(w.message)]
+    assert len(found) == (said is not None)
+    assert said is None or re.search(said, found[0])
 
 
 def test_short_runs_are_told_about_their_averages() -> None:
