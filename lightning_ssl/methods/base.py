@@ -48,11 +48,9 @@ class SSLModule(pl.LightningModule, ABC):
             evaluation mode, and neither the optimizer nor the average holds it.
         adapter: ``lora`` to learn low-rank adapters of the network in place of its weights, which
             a checkpoint then leaves out; null for none. Needs the extra ``peft``.
-        adapter_args: Its ``rank``, ``alpha``, ``dropout`` and ``targets``; see
-            :func:`lightning_ssl.models.adapters.add_lora`.
+        adapter_args: Arguments of :func:`lightning_ssl.models.adapters.add_lora`.
         head_init: How the linear classifier starts: ``none``, as it is drawn; ``class_means`` or
-            ``probe``, fitted to the labelled images' features, which it then normalises, with
-            logits whose confidence is honest; see
+            ``probe``, fitted to the labelled images' normalised features; see
             :func:`~lightning_ssl.evaluation.head_start.start_classifier`.
         in_channels: Channels of the images; taken from the data on the command line.
         optimizer: Optimizer and its values.
@@ -107,8 +105,7 @@ class SSLModule(pl.LightningModule, ABC):
         # A checkpoint holds plain dicts, so that it loads with weights_only=True.
         self.optimizer = Optimizer(**optimizer) if isinstance(optimizer, dict) else optimizer
         self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
-        self.weights = weights
-        self.weights_strict = weights_strict
+        self.weights, self.weights_strict = weights, weights_strict
         self.backbone = build_network(
             backbone, backbone_args, in_channels, freeze_backbone, adapter, adapter_args
         )
@@ -267,13 +264,8 @@ class SSLModule(pl.LightningModule, ABC):
         In the steps that are written a value of training is the mean over all processes; in others
         only the loss is kept, which the progress bar shows.
         """
-        of_step = name.startswith("train/") and attached_trainer(self) is not None
-        if (
-            of_step
-            and name != "train/loss"
-            and not self._writes_step
-            and not kwargs.get("on_epoch")
-        ):
+        kept = name == "train/loss" or self._writes_step or kwargs.get("on_epoch")
+        if name.startswith("train/") and attached_trainer(self) is not None and not kept:
             return  # Lightning's bookkeeping costs more than a small network's step
         if kwargs.get("batch_size") is None:
             kwargs["batch_size"] = self._batch_size
