@@ -26,6 +26,8 @@ class EmbeddingModule(SSLModule, ABC):
         smoothing: Share in [0, 1] of its own prediction in an image's pseudo-label; the rest is
             that of similar images.
         window: Number of batches over whose mean prediction the classes are made equally frequent.
+        hidden_features: Width of the heads' hidden layer; null for that of the network, as in the
+            papers. Beside a frozen network it is most of a step's cost.
         heads: Number of heads whose mean is the embedding; EPASS
             (https://arxiv.org/abs/2310.15764) has 3.
         **kwargs: Arguments of :class:`SSLModule`.
@@ -45,6 +47,7 @@ class EmbeddingModule(SSLModule, ABC):
         lambda_u: float = 1.0,
         smoothing: float = 0.9,
         window: int = 32,
+        hidden_features: int | None = None,
         heads: int = 1,
         **kwargs: Any,
     ) -> None:
@@ -55,7 +58,7 @@ class EmbeddingModule(SSLModule, ABC):
         self.threshold = check_fraction("threshold", threshold)
         self.smoothing = check_fraction("smoothing", smoothing)
         self.projections = nn.ModuleList(
-            ProjectionHead(self.num_features, embedding_dim, layers=2, norm="none")
+            ProjectionHead(self.num_features, embedding_dim, hidden_features, layers=2, norm="none")
             for _ in range(check_count("heads", heads))
         )
         # From zero: until the window is full its mean is that of the batches so far times the share
