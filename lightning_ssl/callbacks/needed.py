@@ -9,10 +9,11 @@ from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
 from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.callbacks.head_start import HeadStart
+from lightning_ssl.callbacks.labeled import LabeledFeatures
 
 
 def needed_callbacks(trainer: Trainer, ema_decay: float, head_init: Any) -> list[Callback]:
-    """Start the head, check the run, average the weights for evaluation.
+    """Start the head, check the run, average the weights, keep features of labelled images.
 
     Args:
         trainer: The trainer; a user's own averaging or checks win.
@@ -25,4 +26,4 @@ def needed_callbacks(trainer: Trainer, ema_decay: float, head_init: Any) -> list
         needed.append(RunChecks(0 if averaged else ema_decay))
     if not averaged and ema_decay:
         needed.append(EMA(ema_decay))  # after the head has started: it copies the weights
-    return needed
+    return [*needed, LabeledFeatures()]  # the last, so that it sees the average

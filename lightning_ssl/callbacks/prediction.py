@@ -12,13 +12,19 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_ssl.callbacks.labeled import known_features
+from lightning_ssl.evaluation.outliers import nearest_label_scores, outlier_threshold
 from lightning_ssl.files import check_output, replacing, save, writing_text
 
 
 class PredictionWriter(Callback):
     """Write ``path,label,probability`` for every image, in the order of the data.
 
-    An unreadable image gets an empty label and probability (and a row of NaN as its embedding).
+    Where the method knows features of the labelled images, from its checkpoint, there is a column
+    ``outlier_score``, too: the cosine to the nearest of them, see
+    :func:`~lightning_ssl.evaluation.outliers.nearest_label_scores`.
+
+    An unreadable image gets empty values (and a row of NaN as its embedding).
 
     Each process writes its own part; the first one merges them, so a run on any number of
     processes gives the same file. The file appears only when it is complete.
@@ -33,6 +39,7 @@ class PredictionWriter(Callback):
         self.path = Path(path).expanduser()
         self.embeddings = embeddings
         self._parts: list[dict[str, Tensor]] = []
+        self._labeled: Tensor | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the file can be written, before anything is computed.
@@ -72,6 +79,10 @@ class PredictionWriter(Callback):
         part = {"index": outputs["index"], "label": label, "probability": probability}
         if self.embeddings:
             part["embedding"] = outputs["embedding"].float()
+        self._labeled = known_features(pl_module)
+        if self._labeled is not None:
+            features = outputs["embedding"].float()
+            part["score"] = nearest_label_scores(features, self._labeled.to(features))
         self._parts.append({name: value.cpu() for name, value in part.items()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,8 +114,10 @@ class PredictionWriter(Callback):
         name = getattr(datamodule, "predict_name", str)
         classes = getattr(datamodule, "classes", None)
         total = getattr(datamodule, "num_predicted", len(merged["index"]))
-        label = torch.full((total,), -1).scatter_(0, merged["index"], merged["label"]).tolist()
-        probability = torch.zeros(total).scatter_(0, merged["index"], merged["probability"].float())
+        index = merged["index"]
+        label = torch.full((total,), -1).scatter_(0, index, merged["label"]).tolist()
+        columns = {n: merged[n].float() for n in ("probability", "score") if n in merged}
+        spread = [torch.zeros(total).scatter_(0, index, values) for values in columns.values()]
         if self.embeddings:
             rows = torch.full((total, merged["embedding"].shape[1]), torch.nan)
             rows.index_copy_(0, merged["index"], merged["embedding"])
@@ -112,16 +125,28 @@ class PredictionWriter(Callback):
                 np.save(binary, rows.numpy())
         with writing_text(self.path, newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(("path", "label", "probability"))
-            for index, (number, chance) in enumerate(zip(label, probability.tolist(), strict=True)):
-                known = (classes[number] if classes else number, f"{chance:.6f}")
-                writer.writerow((name(index), *(known if number >= 0 else ("", ""))))
+            writer.writerow(("path", "label", "probability", "outlier_score")[: 2 + len(spread)])
+            numbers = zip(*(values.tolist() for values in spread), strict=True)
+            for row, (number, values) in enumerate(zip(label, numbers, strict=True)):
+                known = (classes[number] if classes else number, *(f"{v:.6f}" for v in values))
+                writer.writerow((name(row), *(known if number >= 0 else ("",) * len(known))))
+        self._report(merged)
         unreadable = [name(index) for index, number in enumerate(label) if number < 0]
         if unreadable:
             left = "are beyond `trainer.limit_predict_batches` or " if limited else ""
             rank_zero_warn(
                 f"{len(unreadable)} of {total} images {left}could not be read; their labels are "
                 f"empty. The first: {', '.join(unreadable[:5])}."
+            )
+
+    def _report(self, merged: dict[str, Tensor]) -> None:
+        """Say how many images are far from all labelled ones."""
+        if self._labeled is not None and len(self._labeled) > 1:
+            threshold = outlier_threshold(self._labeled.float())
+            far = int((merged["score"] < threshold).sum())
+            rank_zero_info(
+                f"{far} of {len(merged['score'])} images are farther from the labelled ones than "
+                f"95 % of these are from each other: `outlier_score` below {threshold:.3f}."
             )
 
 

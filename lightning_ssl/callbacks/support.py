@@ -19,13 +19,16 @@ def has_support(trainer: Trainer) -> bool:
     return hasattr(getattr(trainer, "datamodule", None), "support_dataloader")
 
 
-def embed_support(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor]:
+def embed_support(
+    trainer: Trainer, module: LightningModule, loader: Any = None
+) -> tuple[Tensor, Tensor]:
     """Embed the labelled images of the datamodule, in the mode in which the module is.
 
     Args:
         trainer: The trainer, whose datamodule has a ``support_dataloader`` of ``(images, target,
             index)``, or of features in the place of images.
         module: The method, with ``embed``.
+        loader: Batches of some of them; None for all.
 
     Returns:
         Embeddings ``(N, F)`` and classes ``(N,)`` of the images of all processes, in the order of
@@ -34,7 +37,7 @@ def embed_support(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Te
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     embed: Any = module.embed
     parts = []
-    for batch in data.support_dataloader():
+    for batch in data.support_dataloader() if loader is None else loader:
         images, target, index = data.on_after_batch_transfer(
             move_data_to_device(batch, module.device), 0
         )

@@ -152,11 +152,17 @@ def _check(path: str, checkpoint: Any) -> None:
             isinstance(checkpoint.get("started_from"), str | None),
             "a file or null",
         ),
+        ("labeled_features", _are_rows(checkpoint.get("labeled_features")), "features of images"),
     ):
         if not right:
-            raise _damaged(path, f"`{key}` must be {what}, got {checkpoint[key]!r}")
+            raise _damaged(path, f"`{key}` must be {what}, got {checkpoint[key]!r:.200}")
     if groups[-1] in checkpoint:
         _check_record(path, checkpoint[groups[-1]])
+
+
+def _are_rows(value: Any) -> bool:
+    rows = isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point()
+    return value is None or (rows and len(value) > 0)
 
 
 def _check_record(path: str, record: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_ssl.augment import Normalize
 from lightning_ssl.augment.base import to_float
+from lightning_ssl.callbacks.labeled import known_features
 from lightning_ssl.commands.restore import restore
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.data.loading.fetch import EvaluationFetch
@@ -26,6 +27,7 @@ from lightning_ssl.data.loading.loader import EvaluationLoader
 from lightning_ssl.data.pseudo.table import PseudoTable, check_table_path, write_table
 from lightning_ssl.data.sources.images import FileImages
 from lightning_ssl.evaluation.ensemble import mean_of_models
+from lightning_ssl.evaluation.outliers import nearest_label_scores
 from lightning_ssl.files import check_output, save
 from lightning_ssl.losses import softmax
 from lightning_ssl.methods import S4LRotation, SSLModule
@@ -59,6 +61,9 @@ def pseudo_label(
     Several checkpoints, of runs on the same labelled images, predict together, each from the image
     as its own evaluation sees it. The table then has their mean, a probability of each class, in
     place of the averaged labels.
+
+    ``outlier_score`` is the cosine of an image's features to those of the nearest labelled image,
+    where the checkpoint was written after a validation, which brings these.
 
     Nothing is random, and the number of devices changes nothing. After an interruption the same
     command goes on where it was.
@@ -219,6 +224,12 @@ class _Labeler(pl.LightningModule):
         if len(index) == 0:  # nothing left for this process, or nothing readable
             return index
         part = self._one_view(pixels) if self.single else self._twenty_views(pixels)
+        labeled = known_features(self.method)
+        if labeled is not None:
+            seen = self.method.embed(
+                self._as_input(pixels if self.single else pixels[:, 0])
+            ).float()
+            part["outlier_score"] = nearest_label_scores(seen, labeled.to(seen))
         self._kept.append({name: value.cpu() for name, value in {"index": index, **part}.items()})
         if len(self._kept) == _BATCHES_PER_PART:
             self._store()
@@ -304,7 +315,10 @@ def _together(found: list[dict[str, Tensor]], votes: bool) -> dict[str, Tensor]:
     models = torch.stack([columns["probs"] for columns in found])
     readable = models.sum(dim=2).gt(0).all(dim=0)
     probs, label = mean_of_models(models, votes)
+    scores = [columns["outlier_score"] for columns in found if "outlier_score" in columns]
+    score = {"outlier_score": torch.stack(scores).mean(dim=0)} if len(scores) == len(found) else {}
     return {
+        **score,
         "label": label.masked_fill(~readable, -1),
         "probability": probs.gather(1, label[:, None])[:, 0],
         "probs": probs,

@@ -261,6 +261,16 @@ class SSLDataModule(CachedData):
         """Labelled training images as evaluation sees images: what soft nearest neighbours need."""
         return self._evaluation("train", "support", self.split.labeled)
 
+    def sample_dataloader(self, most: int) -> EvaluationLoader:
+        """Like :meth:`support_dataloader`; of a longer list some images, evenly spread over it.
+
+        Args:
+            most: How many at most.
+        """
+        rows = self.split.labeled
+        kept = torch.linspace(0, len(rows) - 1, min(most, len(rows)), dtype=torch.float64)
+        return self._evaluation("train", "support", rows[kept.long()])
+
     def predict_dataloader(self) -> EvaluationLoader:
         """All images below ``root``, or the test images of a named data set."""
         if self.dataset == "folder" and self.root is not None:

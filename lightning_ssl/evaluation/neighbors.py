@@ -79,7 +79,7 @@ def nearest_rows(
     if not 1 <= count <= others:
         raise ValueError(f"`count` must be in [1, {others}], the rows to find, got {count}.")
     found = []
-    for start in range(0, len(queries), _QUERIES):
+    for start in range(0, max(len(queries), 1), _QUERIES):  # one chunk of nothing, too
         part = slice(start, start + _QUERIES)
         found.append(_nearest(queries[part], support, count, None if own is None else own[part]))
     return torch.cat([cosines for cosines, _ in found]), torch.cat([rows for _, rows in found])

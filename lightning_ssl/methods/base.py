@@ -1,7 +1,7 @@
 """What all methods share: network, metrics, optimizer, evaluation, prediction, warm start."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -21,7 +21,14 @@ from lightning_ssl.distributed import mean_over_ranks
 from lightning_ssl.evaluation import count_right, evaluation_metrics
 from lightning_ssl.lightning_private import attached_trainer, warn_of_twin
 from lightning_ssl.losses import softmax
-from lightning_ssl.models import LinearHead, build_network, layer_scales, load_weights, set_mode
+from lightning_ssl.models import (
+    LinearHead,
+    build_network,
+    layer_scales,
+    load_weights,
+    pass_together,
+    set_mode,
+)
 from lightning_ssl.optim import Optimizer, Schedule, parameter_groups, scheduled
 from lightning_ssl.seeding import derive_seed, global_seed, seed_generators
 from lightning_ssl.types import Batch, as_batch
@@ -75,6 +82,8 @@ class SSLModule(pl.LightningModule, ABC):
     """Why a method has no linear classifier that could start from the labelled images."""
     needs_pixels: ClassVar[str | None] = None
     """Why a method cannot do with features of a frozen network in the place of images."""
+    labeled_features: Tensor | None = None
+    """Features of labelled images ``(L, F)`` by the evaluated weights, while these are the same."""
     lr = LearningRate()
     _batch_size = 1  # of labelled images, for the weights of logged means
 
@@ -186,7 +195,7 @@ class SSLModule(pl.LightningModule, ABC):
         Returns:
             For each view its logits ``(copies, B, num_classes)``.
         """
-        return _together(self, views)
+        return pass_together(self, views)
 
     def features_together(self, *views: Tensor) -> tuple[Tensor, ...]:
         """Features of several views from one pass, see :meth:`forward_together`.
@@ -197,7 +206,7 @@ class SSLModule(pl.LightningModule, ABC):
         Returns:
             For each view its features ``(copies, B, F)``.
         """
-        return _together(self.embed, views)
+        return pass_together(self.embed, views)
 
     # Fitting
 
@@ -392,9 +401,4 @@ class SSLModule(pl.LightningModule, ABC):
             self.double()
         check_method(self, checkpoint, trainer)
         self.head_init = "none"  # training goes on from these weights
-
-
-def _together(network: Callable[[Tensor], Tensor], views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    flat = [view.flatten(0, 1) for view in views]
-    rows = network(torch.cat(flat)).split([len(part) for part in flat])
-    return tuple(part.unflatten(0, view.shape[:2]) for part, view in zip(rows, views, strict=True))
+        self.labeled_features = checkpoint.get("labeled_features")

@@ -11,7 +11,7 @@ from lightning_ssl.models.backbones import build_backbone
 from lightning_ssl.models.heads import LinearHead, MLPHead, PredictionHead, ProjectionHead
 from lightning_ssl.models.layers import layer_scales
 from lightning_ssl.models.maps import features_and_map
-from lightning_ssl.models.network import build_network
+from lightning_ssl.models.network import build_network, pass_together
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
 from lightning_ssl.models.preact_resnet import PreActResNet50
 from lightning_ssl.models.pretrained import backbone_inputs, is_packaged
@@ -41,5 +41,6 @@ __all__ = [
     "layer_scales",
     "load_weights",
     "merge_adapters",
+    "pass_together",
     "set_mode",
 ]

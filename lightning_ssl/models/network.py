@@ -1,10 +1,10 @@
 """The network of a method: built, and what of it learns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_ssl.models.adapters import add_lora
 from lightning_ssl.models.backbones import build_backbone
@@ -55,3 +55,20 @@ def build_network(
     if adapter is not None:
         add_lora(network, **(adapter_args or {}))
     return network
+
+
+def pass_together(
+    network: Callable[[Tensor], Tensor], views: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Send several views through a network in one pass, so that BatchNorm sees one batch.
+
+    Args:
+        network: Takes rows ``(N, ...)`` and returns rows ``(N, ...)``.
+        views: ``(copies, B, ...)`` each; copies and B may differ.
+
+    Returns:
+        For each view its outputs ``(copies, B, ...)``.
+    """
+    flat = [view.flatten(0, 1) for view in views]
+    rows = network(torch.cat(flat)).split([len(part) for part in flat])
+    return tuple(part.unflatten(0, view.shape[:2]) for part, view in zip(rows, views, strict=True))
