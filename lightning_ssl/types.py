@@ -30,6 +30,8 @@ class Samples(NamedTuple):
         drawn: Name of a view to what its transform drew for each image.
         probs: Probabilities of the classes ``(B, C)``, float32, of labelled images, where the data
             tells these: 1 and 0 where a label was given.
+        kept: Whether an unlabelled image counts in the losses of unlabelled images ``(B,)``, bool,
+            where some shall not, as they may show nothing of the classes; None for all.
     """
 
     views: dict[str, Tensor]
@@ -38,6 +40,7 @@ class Samples(NamedTuple):
     index: Tensor = None  # type: ignore[assignment]  # hides tuple.index on purpose
     drawn: dict[str, Any] | None = None
     probs: Tensor | None = None
+    kept: Tensor | None = None
 
 
 class Batch(NamedTuple):

@@ -24,10 +24,13 @@ class LabeledFeatures(Callback):
     """
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Forget those of older weights."""
+        """Forget those of older weights; log the share of unlabelled images that do not count."""
         _keep(pl_module, None)
+        kept = getattr(getattr(batch, "unlabeled", None), "kept", None)
+        if kept is not None:
+            pl_module.log("train/outlier_rate", 1 - kept.float().mean())
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Embed the images; the callback that averages the weights has come before."""

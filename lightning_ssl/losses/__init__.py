@@ -22,7 +22,7 @@ from lightning_ssl.losses.fairness import fairness_loss
 from lightning_ssl.losses.mixup import mixup
 from lightning_ssl.losses.neighbors import cosine, smooth_labels, soft_nearest_neighbors
 from lightning_ssl.losses.paws import PAWSTarget, me_max_loss, paws_loss, paws_targets
-from lightning_ssl.losses.pseudo_label import confident, pseudo_label_loss
+from lightning_ssl.losses.pseudo_label import confident, counting, pseudo_label_loss
 from lightning_ssl.losses.resizemix import Box, kept_share, resize_mix
 from lightning_ssl.losses.ropaws import ropaws_probs
 from lightning_ssl.losses.rotation import four_rotations, rotation_labels, rotation_loss
@@ -46,6 +46,7 @@ __all__ = (
     "batch_hard_triplet_loss",
     "confident",
     "cosine",
+    "counting",
     "cross_entropy",
     "distance_loss",
     "entropy",

@@ -26,12 +26,23 @@ def confident(probs: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]
     return label, confidence >= threshold
 
 
+def counting(mask: Tensor, kept: Tensor | None) -> Tensor:
+    """Rows that count: of some those that are kept.
+
+    Args:
+        mask: ``(B,)``, bool, or a weight of each row.
+        kept: ``(B,)``, bool; None for all.
+    """
+    return mask if kept is None else mask * kept
+
+
 def pseudo_label_loss(
     logits: Tensor,
     probs: Tensor,
     *,
     threshold: float | Tensor,
     temperature: float | None = None,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Cross-entropy against confident labels, averaged over the whole batch.
 
@@ -48,6 +59,7 @@ def pseudo_label_loss(
         probs: Probabilities that teach, ``(B, C)``, rows sum to 1; no gradient flows through them.
         threshold: Confidence :math:`\tau` in [0, 1], for all classes or of each class ``(C,)``.
         temperature: T of soft labels, above 0; None for hard ones.
+        kept: Whether each row may count ``(B,)``, bool; None for all.
 
     Returns:
         Scalar loss in nats and the mask ``(B,)``, bool, of the rows that counted. The mean divides
@@ -62,5 +74,6 @@ def pseudo_label_loss(
         (0.3466, [True, False])
     """
     label, mask = confident(probs.detach(), threshold)
+    mask = counting(mask, kept)
     target = label if temperature is None else sharpen(probs.detach(), temperature=temperature)
     return weighted_cross_entropy(logits, target, mask), mask

@@ -103,7 +103,11 @@ class AdaMatch(WeakStrongModule):
         threshold = self.threshold * mean_over_ranks(probs_x.amax(dim=1).mean())
         logits_strong = self.imbalance.learn(logits_strong)
         loss_u, mask = pseudo_label_loss(
-            logits_strong, probs, threshold=threshold, temperature=self.temperature
+            logits_strong,
+            probs,
+            threshold=threshold,
+            temperature=self.temperature,
+            kept=batch.unlabeled.kept,
         )
         further = self.imbalance.losses(lambda: features, target, self)
         weight = 0.5 - 0.5 * math.cos(math.pi * ramp_up(self, self.ramp))

@@ -222,8 +222,7 @@ class SSLModule(pl.LightningModule, ABC):
     def start_from_weights(self) -> None:
         """Load ``weights``, where that has not been done yet."""
         if self.weights is not None:
-            adapt, strict = self.adapt_weights, self.weights_strict
-            load_weights(self, self.weights, strict=strict, adapt=adapt)
+            load_weights(self, self.weights, strict=self.weights_strict, adapt=self.adapt_weights)
             self.weights = None  # a later stage goes on from what this one leaves
 
     def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -371,11 +370,8 @@ class SSLModule(pl.LightningModule, ABC):
         """
         images, index = batch
         embedding = self.embed(images)
-        return {
-            "index": index,
-            "probs": softmax(self.classifier(embedding)),
-            "embedding": embedding,
-        }
+        probs = softmax(self.classifier(embedding))
+        return {"index": index, "probs": probs, "embedding": embedding}
 
     # Checkpoints
 

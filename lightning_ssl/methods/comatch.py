@@ -10,6 +10,7 @@ from lightning_ssl.distributed import gather
 from lightning_ssl.losses import (
     confident,
     cosine,
+    counting,
     cross_entropy,
     pseudo_label_graph,
     weighted_cross_entropy,
@@ -87,13 +88,15 @@ class CoMatch(EmbeddingModule):
             aligned, z_weak.detach(), smoothing=self.smoothing, temperature=self.temperature
         )
         _, mask = confident(probs, self.threshold)
+        mask = counting(mask, u.kept)
         loss_u = weighted_cross_entropy(logits_strong, probs, mask)
         graph = pseudo_label_graph(
             *(probs, gather(probs)),
             threshold=self.graph_threshold,
             offset=self.global_rank * len(probs),
         )
-        loss_c = weighted_cross_entropy(cosine(z, gather(z_other)) / self.temperature, graph)
+        similar = cosine(z, gather(z_other)) / self.temperature
+        loss_c = weighted_cross_entropy(similar, graph, u.kept)
         loss = loss_x + self.lambda_u * loss_u + self.lambda_c * loss_c
         # What is remembered is not smoothed, or errors would feed themselves.
         self.bank.update(z_weak, aligned)

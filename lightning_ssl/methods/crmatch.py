@@ -93,7 +93,9 @@ class CRMatch(SSLModule):
 
         loss_x = cross_entropy(logits_x, x.target)
         probs = softmax(logits_weak.detach())
-        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
+        loss_u, mask = pseudo_label_loss(
+            logits_strong, probs, threshold=self.threshold, kept=u.kept
+        )
         loss_distance = distance_loss(self.distance(map_weak), self.distance(map_strong), mask)
         turns = self.rotation(features[-len(turned) :])
         loss_rotation = cross_entropy(turns, rotation_labels(turns))

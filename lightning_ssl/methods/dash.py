@@ -10,7 +10,13 @@ from torch.nn import functional
 
 from lightning_ssl.checks import check_fraction, check_positive, check_temperature
 from lightning_ssl.distributed import mean_over_ranks
-from lightning_ssl.losses import confident, cross_entropy, sharpen, weighted_cross_entropy
+from lightning_ssl.losses import (
+    confident,
+    counting,
+    cross_entropy,
+    sharpen,
+    weighted_cross_entropy,
+)
 from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.optim.ramps import progress
 from lightning_ssl.state.averages import WindowMean
@@ -96,6 +102,7 @@ class Dash(WeakStrongModule):
             rho = torch.full_like(rho, math.inf)  # every image counts
         # The loss of the most probable class is minus the logarithm of its probability.
         label, mask = confident(probs, torch.exp(-rho.clamp(min=self.rho_min)))
+        mask = counting(mask, batch.unlabeled.kept)
         hard = functional.one_hot(label, self.num_classes).to(probs)
         target = hard.where(rho <= self.rho_min, sharpen(probs, temperature=self.temperature))
         loss_u = weighted_cross_entropy(logits_strong, target, mask)

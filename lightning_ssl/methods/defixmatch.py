@@ -59,7 +59,7 @@ class DeFixMatch(SSLModule):
         )
         loss_x = (cross_entropy(logits_x, x.target) + cross_entropy(strong_x, x.target)) / 2
         probs = softmax(logits_u.detach())
-        loss_u, mask = pseudo_label_loss(strong_u, probs, threshold=self.threshold)
+        loss_u, mask = pseudo_label_loss(strong_u, probs, threshold=self.threshold, kept=u.kept)
         # The labels are not used here: the images are treated as if they had none.
         probs_x = softmax(logits_x.detach())
         loss_anti, _ = pseudo_label_loss(strong_x, probs_x, threshold=self.threshold)

@@ -52,7 +52,11 @@ class FixMatch(WeakStrongModule):
         logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         loss_u, mask = pseudo_label_loss(
-            logits_strong, probs, threshold=self.threshold, temperature=self.temperature
+            logits_strong,
+            probs,
+            threshold=self.threshold,
+            temperature=self.temperature,
+            kept=batch.unlabeled.kept,
         )
         loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 

@@ -77,7 +77,11 @@ class FlexMatch(WeakStrongModule):
         probs = self.alignment(probs)
         thresholds = self.memory.thresholds_for(probs, batch.unlabeled.index, self)
         loss_u, mask = pseudo_label_loss(
-            logits_strong, probs, threshold=thresholds, temperature=self.temperature
+            logits_strong,
+            probs,
+            threshold=thresholds,
+            temperature=self.temperature,
+            kept=batch.unlabeled.kept,
         )
         loss = loss_x + self.lambda_u * loss_u + sum(further.values())
 

@@ -67,7 +67,11 @@ class FreeMatch(WeakStrongModule):
         self.adaptive.update(probs)
         thresholds = self.adaptive.thresholds()
         loss_u, mask = pseudo_label_loss(
-            logits_strong, probs, threshold=thresholds, temperature=self.temperature
+            logits_strong,
+            probs,
+            threshold=thresholds,
+            temperature=self.temperature,
+            kept=batch.unlabeled.kept,
         )
         loss_fairness = self.adaptive.fairness(logits_strong, mask)
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * loss_fairness

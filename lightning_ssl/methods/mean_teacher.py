@@ -55,7 +55,7 @@ class MeanTeacher(TeacherModule):
         probs = softmax(self.teacher_logits(first[0], training=True))
         (logits_x,), (logits_u,) = self.forward_together(x.views["weak"], second)
         loss_x = cross_entropy(logits_x, x.target)
-        loss_u = squared_error(logits_u, probs)
+        loss_u = squared_error(logits_u, probs, u.kept)
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
 
         self.log_losses(loss, x=loss_x, u=loss_u)

@@ -87,7 +87,9 @@ class MixMatch(SSLModule):
 
         b = len(labels)
         loss_x = weighted_cross_entropy(logits[:b], target[:b])
-        loss_u = squared_error(logits[b:], target[b:])
+        kept = batch.unlabeled.kept
+        counts = None if kept is None else kept.repeat(self.guess_views)
+        loss_u = squared_error(logits[b:], target[b:], counts)
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
 
         self.log_losses(loss, x=loss_x, u=loss_u)

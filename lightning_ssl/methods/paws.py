@@ -124,10 +124,15 @@ class PAWS(ProjectionModule):
             labels,
             temperature=self.temperature,
         )
-        loss_u = paws_loss(probs, targets, weights)
-        # Rows are ordered by view and image.
         rows = probs if self.target == "swapped" else probs.unflatten(0, (-1, len(small))).mean(0)
-        mean_probs = mean_over_ranks(sharpen(rows, temperature=self.sharpening).mean(dim=0))
+        sharp = sharpen(rows, temperature=self.sharpening)
+        if u.kept is not None:
+            kept = u.kept.repeat(len(probs) // len(u.kept))
+            weights = kept if weights is None else weights * kept
+            share = mean_over_ranks(u.kept.to(sharp).mean()).clamp(min=1e-12)  # none kept: no loss
+            sharp = sharp * kept[: len(sharp), None] / share
+        loss_u = paws_loss(probs, targets, weights)
+        mean_probs = mean_over_ranks(sharp.mean(dim=0))
         loss_me_max = me_max_loss(mean_probs)
         loss = loss_u + loss_me_max if self.me_max else loss_u
 

@@ -50,7 +50,7 @@ class PiModel(SSLModule):
         (logits_x,), (first, second) = self.forward_together(x.views["weak"], u.views["weak"])
         loss_x = cross_entropy(logits_x, x.target)
         probs = softmax(first.detach())
-        loss_u = squared_error(second, probs)
+        loss_u = squared_error(second, probs, u.kept)
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
 
         self.log_losses(loss, x=loss_x, u=loss_u)

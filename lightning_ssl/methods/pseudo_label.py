@@ -69,7 +69,7 @@ class PseudoLabel(SSLModule):
         loss_x = cross_entropy(logits_x, x.target)
         probs = softmax(logits_u.detach())
         thresholds = self.memory.thresholds_for(probs, u.index, self)
-        loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=thresholds)
+        loss_u, mask = pseudo_label_loss(logits_u, probs, threshold=thresholds, kept=u.kept)
         loss = loss_x + ramp_up(self, self.ramp) * self.lambda_u * loss_u
 
         self.log_losses(loss, x=loss_x, u=loss_u)

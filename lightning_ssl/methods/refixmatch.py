@@ -5,7 +5,13 @@ from typing import Any
 from torch import Tensor
 
 from lightning_ssl.checks import check_fraction, check_temperature
-from lightning_ssl.losses import cross_entropy, kl_divergence, pseudo_label_loss, softmax
+from lightning_ssl.losses import (
+    counting,
+    cross_entropy,
+    kl_divergence,
+    pseudo_label_loss,
+    softmax,
+)
 from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.types import Batch, as_batch
 
@@ -55,10 +61,11 @@ class ReFixMatch(WeakStrongModule):
         logits_x, logits_weak, logits_strong = map(self.head, self.embed_views(batch))
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         probs = softmax(logits_weak)
-        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold)
+        kept = batch.unlabeled.kept
+        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=self.threshold, kept=kept)
         teacher = logits_weak.detach() / self.temperature
         student = logits_strong / self.temperature
-        loss_soft = kl_divergence(teacher, student, weight=~mask)
+        loss_soft = kl_divergence(teacher, student, weight=counting(~mask, kept))
         loss = loss_x + self.lambda_u * (loss_u + loss_soft)
 
         self.log_losses(loss, x=loss_x, u=loss_u, soft=loss_soft)

@@ -9,6 +9,7 @@ from torch.nn import functional
 from lightning_ssl.checks import check_fraction, check_positive, check_weights
 from lightning_ssl.losses import (
     confident,
+    counting,
     cross_entropy,
     pseudo_label_loss,
     squared_error,
@@ -90,7 +91,9 @@ class RegMixMatch(WeakStrongModule):
         loss_x = cross_entropy(logits_x, batch.labeled.target)
         self.adaptive.update(probs)
         thresholds = self.adaptive.thresholds()
-        loss_u, mask = pseudo_label_loss(logits_strong, probs, threshold=thresholds)
+        loss_u, mask = pseudo_label_loss(
+            logits_strong, probs, threshold=thresholds, kept=batch.unlabeled.kept
+        )
         losses = {"x": loss_x, "u": loss_u, "fairness": self.adaptive.fairness(logits_strong, mask)}
         loss = loss_x + self.lambda_u * loss_u + self.lambda_fairness * losses["fairness"]
         if self.lambda_mix or self.lambda_cam:
@@ -111,7 +114,9 @@ class RegMixMatch(WeakStrongModule):
         hard = functional.one_hot(torch.cat([x.target, label]), self.num_classes).to(probs.dtype)
 
         # Who lends a part: to a confident image confident ones, to another what it may be.
-        known = torch.cat([torch.ones_like(x.target, dtype=torch.bool), sure])
+        kept = batch.unlabeled.kept
+        lends = torch.ones_like(x.target, dtype=torch.bool)
+        known = torch.cat([lends, counting(sure, kept)])
         unlabeled = torch.arange(len(known), device=sure.device) >= len(x.target)
         likely = torch.zeros_like(probs).scatter_(1, probs.topk(2, dim=1).indices, 1)
         alike = (likely @ hard.T > 0) & known
@@ -124,6 +129,6 @@ class RegMixMatch(WeakStrongModule):
         )
         mixed, mixed_target = select_rows(sure, as_sure, as_other)
         logits = self.imbalance.learn(self.head(self.embed(mixed)))
-        loss_mix = weighted_cross_entropy(logits, mixed_target, sure)
-        cubed = probs.amax(dim=1) ** 3
-        return loss_mix, squared_error(logits, mixed_target, cubed * ~sure)
+        loss_mix = weighted_cross_entropy(logits, mixed_target, counting(sure, kept))
+        cubed = counting(probs.amax(dim=1) ** 3 * ~sure, kept)
+        return loss_mix, squared_error(logits, mixed_target, cubed)

@@ -121,14 +121,15 @@ class ReMixMatch(TeacherModule):
         partner, weight = draw_mixup(len(images), self.alpha, images)
         logits = self.head(self.embed(mixup(images, partner, weight)))
         target, b = mixup(target, partner, weight), len(labels)
+        counts = None if u.kept is None else u.kept.repeat(1 + len(strong))
         labeled, unlabeled = self.imbalance.labeled(logits[:b]), self.imbalance.learn(logits[b:])
         losses = {
             "x": weighted_cross_entropy(labeled, target[:b]),
-            "u": weighted_cross_entropy(unlabeled, target[b:]),
+            "u": weighted_cross_entropy(unlabeled, target[b:], counts),
         }
         with keep_statistics(self):
             first = self.imbalance.learn(self.head(self.embed(strong[0])))
-            losses["kl"] = weighted_cross_entropy(first, guess)
+            losses["kl"] = weighted_cross_entropy(first, guess, u.kept)
             losses["rotation"] = self._rotation_loss(strong[0])
             unmixed = partial(self.features_together, images_x[None], weak[None], strong[:1])
             further = self.imbalance.losses(unmixed, x.target, self)

@@ -71,7 +71,7 @@ class SequenceMatch(SSLModule):
         loss_x = cross_entropy(logits_x, x.target)
         probs = softmax(weak.detach())
         thresholds = self.memory.thresholds_for(probs, u.index, self)
-        loss_u, mask = pseudo_label_loss(strong, probs, threshold=thresholds)
+        loss_u, mask = pseudo_label_loss(strong, probs, threshold=thresholds, kept=u.kept)
         from_weak, from_medium = (z.detach() / self.temperature for z in (weak, medium))
         loss_sequence = (
             kl_divergence(from_weak, medium, weight=mask)

@@ -8,6 +8,7 @@ from lightning_ssl.checks import check_count, check_weights
 from lightning_ssl.losses import (
     aggregate,
     confident,
+    counting,
     cross_entropy,
     unfold,
     weighted_cross_entropy,
@@ -84,9 +85,11 @@ class SimMatch(EmbeddingModule):
             neighbors = aggregate(similar, self.bank.target, self.num_classes)
             probs = self.smoothing * aligned + (1 - self.smoothing) * neighbors
         _, mask = confident(probs, self.threshold)
+        mask = counting(mask, u.kept)
         loss_u = weighted_cross_entropy(logits_strong, probs, mask)
         student = self.bank.similarity(z_strong, self.temperature)
-        loss_in = weighted_cross_entropy(student, unfold(similar, aligned, self.bank.target))
+        teacher = unfold(similar, aligned, self.bank.target)
+        loss_in = weighted_cross_entropy(student, teacher, u.kept)
         # A weight of 0, not a missing term: the head's gradient has to exist in every update.
         loss = loss_x + self.lambda_u * loss_u + started * self.lambda_in * loss_in
         self.bank.update(z_x, x.target, x.index)

@@ -6,7 +6,14 @@ from torch import Tensor, finfo, full_like, tensor
 
 from lightning_ssl.checks import check_label_temperature, check_positive
 from lightning_ssl.distributed import gather
-from lightning_ssl.losses import align, cross_entropy, sharpen, softmax, weighted_cross_entropy
+from lightning_ssl.losses import (
+    align,
+    counting,
+    cross_entropy,
+    sharpen,
+    softmax,
+    weighted_cross_entropy,
+)
 from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.state.averages import ExponentialMean, uniform
 from lightning_ssl.types import Batch, as_batch
@@ -70,7 +77,7 @@ class SoftMatch(WeakStrongModule):
         batch = as_batch(batch, self.views)
         logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = cross_entropy(logits_x, batch.labeled.target)
-        weight = self._weights(probs, logits_x)
+        weight = counting(self._weights(probs, logits_x), batch.unlabeled.kept)
         soft = self.temperature
         target = probs.argmax(dim=1) if soft is None else sharpen(probs, temperature=soft)
         loss_u = weighted_cross_entropy(logits_strong, target, weight)

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from lightning_ssl.checks import check_temperature
 from lightning_ssl.distributed import mean_over_ranks
-from lightning_ssl.losses import confident, cross_entropy, sharpen, softmax, weighted_cross_entropy
+from lightning_ssl.losses import (
+    confident,
+    counting,
+    cross_entropy,
+    sharpen,
+    softmax,
+    weighted_cross_entropy,
+)
 from lightning_ssl.methods.families import WeakStrongModule
 from lightning_ssl.optim.ramps import progress
 from lightning_ssl.state.class_memory import build_thresholds
@@ -82,6 +89,7 @@ class UDA(WeakStrongModule):
         logits_x, probs, logits_strong, further = self.predict_views(batch)
         loss_x = self._labeled_loss(logits_x, x.target)
         _, mask = confident(probs, self.memory.thresholds_for(probs, u.index, self))
+        mask = counting(mask, u.kept)
         target = sharpen(probs, temperature=self.temperature)
         loss_u = weighted_cross_entropy(logits_strong, target, mask)
         loss = loss_x + self.lambda_u * loss_u + sum(further.values())
