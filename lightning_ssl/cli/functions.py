@@ -15,7 +15,7 @@ _OF_FIT = ("model", "data", "trainer", "config", "seed_everything")
 """Options that a command with `fit_options` takes as `fit` does."""
 
 
-def run_function(function: Callable[..., None], name: str, args: Sequence[str]) -> None:
+def run_function(function: Callable[..., object], name: str, args: Sequence[str]) -> None:
     """Call a function with options as typed.
 
     Args:

@@ -13,7 +13,7 @@ from lightning_ssl.cli.trainer import SSLCLI, prepare_process, run_trainer
 from lightning_ssl.cli.trust import find_own_methods
 
 
-def commands() -> dict[str, Callable[..., None]]:
+def commands() -> dict[str, Callable[..., object]]:
     """Commands that are not trainer subcommands, by name."""
     # Not above: each of them imports `cli.trainer`, and with it this package's face.
     from lightning_ssl.commands.baselines import baselines

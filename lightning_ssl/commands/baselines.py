@@ -21,7 +21,20 @@ from lightning_ssl.files import check_output, writing_text
 _COLUMNS = ("method", "seed", "labels", "transductive", "test", "seconds")
 
 
-def baselines(fit_options: Sequence[str], output: str = "baselines.csv", seeds: int = 3) -> None:
+class BaselineRow(NamedTuple):
+    """What a classifier reaches with one choice of labelled images; accuracies in [0, 1]."""
+
+    method: str
+    seed: int
+    labels: int
+    transductive: float | None
+    test: float | None
+    seconds: float
+
+
+def baselines(
+    fit_options: Sequence[str], output: str = "baselines.csv", seeds: int = 3
+) -> list[BaselineRow]:
     """Classify by the frozen features of a pretrained network, without training it, in seconds.
 
     Class means, soft nearest neighbours, logistic regression, label propagation, self-training and
@@ -34,6 +47,9 @@ def baselines(fit_options: Sequence[str], output: str = "baselines.csv", seeds: 
         fit_options: Options of ``fit``.
         output: The CSV file: accuracies in [0, 1], a row for each classifier and seed.
         seeds: Number of choices of labelled images, whose seeds count from that of the data.
+
+    Returns:
+        The rows of the file.
     """
     check_count("seeds", seeds)
     check_output(output, "output")
@@ -47,7 +63,7 @@ def baselines(fit_options: Sequence[str], output: str = "baselines.csv", seeds: 
             f"images, or more labels, of which a part is set apart, got none in '{data.dataset}'."
         )
     features = {part: values.float() for part, values in open_features(data, method).items()}
-    rows: list[_Row] = []
+    rows: list[BaselineRow] = []
     for seed, split in enumerate(splits, data.seed):
         rows += _run(data, split, seed, features)
     with writing_text(output, newline="") as file:
@@ -56,15 +72,7 @@ def baselines(fit_options: Sequence[str], output: str = "baselines.csv", seeds: 
         writer.writerows(rows)
     _print(rows, f"{len(splits[0].labeled)} labelled images, {seeds} choices of them")
     Console().print(f"Written to {output}", soft_wrap=True)
-
-
-class _Row(NamedTuple):
-    method: str
-    seed: int
-    labels: int
-    transductive: float | None
-    test: float | None
-    seconds: float
+    return rows
 
 
 def _with_seed(data: SSLDataModule, seed: int) -> SSLDataModule:
@@ -76,7 +84,9 @@ def _unlabeled(split: Split) -> Tensor:
     return split.unlabeled[~torch.isin(split.unlabeled, split.labeled)]
 
 
-def _run(data: SSLDataModule, split: Split, seed: int, features: dict[str, Tensor]) -> list[_Row]:
+def _run(
+    data: SSLDataModule, split: Split, seed: int, features: dict[str, Tensor]
+) -> list[BaselineRow]:
     """Every classifier on one choice of labelled images."""
     train, targets, others = features["train"], data.source.train.targets, _unlabeled(split)
     new, truth = train[split.val], targets[split.val]
@@ -94,7 +104,7 @@ def _run(data: SSLDataModule, split: Split, seed: int, features: dict[str, Tenso
     for name, found in run_baselines(pool):
         seconds, start = time.perf_counter() - start, time.perf_counter()
         accuracies = (_accuracy(found.train[labels:], hidden), _accuracy(found.test, truth))
-        rows.append(_Row(name, seed, labels, *accuracies, round(seconds, 2)))
+        rows.append(BaselineRow(name, seed, labels, *accuracies, round(seconds, 2)))
     return rows
 
 
@@ -105,7 +115,7 @@ def _accuracy(probs: Tensor, target: Tensor) -> float | None:
     return round((probs.argmax(dim=1)[known] == target[known]).double().mean().item(), 4)
 
 
-def _print(rows: list[_Row], title: str) -> None:
+def _print(rows: list[BaselineRow], title: str) -> None:
     table = Table("method", "transductive %", "test %", "seconds", title=title)
     for name in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == name]

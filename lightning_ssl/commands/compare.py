@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import isabstract
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,8 @@ from rich.console import Console
 
 import lightning_ssl.methods as package
 from lightning_ssl.checks import check_count
+from lightning_ssl.commands.baselines import BaselineRow
+from lightning_ssl.commands.baselines import baselines as frozen_baselines
 from lightning_ssl.commands.compare_check import check_fit
 from lightning_ssl.commands.compare_table import Run, read_accuracy, write_tables
 from lightning_ssl.commands.options import keep_method, split_options
@@ -43,6 +45,7 @@ def compare(
     method_options: dict[str, str] | None = None,
     run_dir: str = "runs/compare",
     jobs: int | None = None,
+    baselines: bool = False,
 ) -> None:
     """Train every method with every number of labels and every seed, and compare test accuracies.
 
@@ -64,6 +67,8 @@ def compare(
         run_dir: Folder of everything.
         jobs: Runs at a time; null for one per processor, and for one where there is a GPU. They
             share the processors, unless ``OMP_NUM_THREADS`` says how many each may use.
+        baselines: Whether the table also shows the best of ``lightning-ssl baselines`` on the
+            pretrained network of ``options``, with the same labels and seeds.
     """
     methods = _all_methods() if methods is None else methods
     own = method_options or {}
@@ -79,15 +84,26 @@ def compare(
         _read(methods, options, own),
         list(product(range(seeds), labels, sizes)),
     )
-    tables = ("results.csv", "evaluations.csv", "compare.png")
+    floor_files = {number: Path(run_dir, f"baselines_{number}.csv") for number in labels}
+    tables = ["results.csv", "evaluations.csv", "compare.png"]
+    tables += [path.name for path in floor_files.values() if baselines]
     records = [f"{run.folder.name}/options.json" for run in runs]
     check_output_folder(run_dir, "run_dir", (*tables, *records))
     for run in runs:
         _check_same(run)
+    floors: dict[int, list[BaselineRow]] = {}
+    if baselines:
+        shared = _split(options, "`options`")
+        for number, path in floor_files.items():
+            floors[number] = frozen_baselines(
+                [*shared, "--data.num_labels", str(number), "--seed_everything", "0"],
+                str(path),
+                seeds,
+            )
     try:
         failed = _train(runs, jobs or (1 if torch.cuda.is_available() else available_cores()))
     finally:
-        _report(runs, Path(run_dir))  # after Ctrl-C, too
+        _report(runs, Path(run_dir), floors)  # after Ctrl-C, too
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(runs)} runs failed, see "
@@ -95,11 +111,11 @@ def compare(
         )
 
 
-def _report(runs: Sequence[Run], folder: Path) -> None:
+def _report(runs: Sequence[Run], folder: Path, floors: Mapping[int, Sequence[BaselineRow]]) -> None:
     """Show and write what the finished runs found."""
     finished = [run for run in runs if run.result.exists()]
     if finished:
-        Console().print(write_tables(finished, folder))
+        Console().print(write_tables(finished, folder, floors))
         files = "results.csv, evaluations.csv, compare.png"
         of = "" if len(finished) == len(runs) else f", of {len(finished)} of {len(runs)} runs"
         Console().print(f"Written to {folder}: {files}{of}", soft_wrap=True)

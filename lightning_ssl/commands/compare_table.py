@@ -3,13 +3,14 @@
 import csv
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from lightning_ssl.commands.baselines import BaselineRow
 from lightning_ssl.evaluation.figures import draw_comparison, read_run
 from lightning_ssl.files import writing_text
 
@@ -49,12 +50,16 @@ class Run(NamedTuple):
 _Row = dict[str, Any]
 
 
-def write_tables(runs: Sequence[Run], folder: Path) -> Table:
+def write_tables(
+    runs: Sequence[Run], folder: Path, floors: Mapping[int, Sequence[BaselineRow]] | None = None
+) -> Table:
     """Write ``results.csv``, ``evaluations.csv`` and ``compare.png``.
 
     Args:
         runs: Finished runs, at least one.
         folder: Where the files go.
+        floors: Number of labels to what classifiers of frozen features reach, of which the best is
+            shown.
 
     Returns:
         Mean and deviation over the seeds.
@@ -63,7 +68,7 @@ def write_tables(runs: Sequence[Run], folder: Path) -> Table:
     write_rows(folder / "results.csv", rows)
     write_rows(folder / "evaluations.csv", [row for run in runs for row in _evaluations(run)])
     _draw(rows, folder / "compare.png")
-    return _summary(rows)
+    return _summary(rows, floors or {})
 
 
 def write_rows(path: Path, rows: Sequence[_Row]) -> None:
@@ -159,7 +164,7 @@ def _mean(rows: Sequence[_Row], column: str) -> float:
     return float(statistics.mean(row[column] for row in rows))
 
 
-def _summary(rows: Sequence[_Row]) -> Table:
+def _summary(rows: Sequence[_Row], floors: Mapping[int, Sequence[BaselineRow]]) -> Table:
     # What does not vary or was not measured would only make the table wide.
     named = [name for name in ("labels", "batch_size", "method") if rows[0][name] is not None]
     measured = [name for name in ("test_accuracy", "test_top_5") if rows[0][name] is not None]
@@ -171,7 +176,22 @@ def _summary(rows: Sequence[_Row]) -> Table:
             *(percent([row[name] for row in group]) for name in measured),
             f"{_mean(group, 'seconds'):.1f}",
         )
+    for labels, found in floors.items():
+        name, best = _best(found)
+        known = {"labels": str(labels), "method": f"best baseline: {name}"}
+        test = percent([row.test for row in best if row.test is not None])
+        spent = statistics.mean(row.seconds for row in best)
+        cells = [known.get(column, "") for column in named]
+        table.add_row(*cells, str(len(best)), test, *([""] * (len(measured) - 1)), f"{spent:.1f}")
     return table
+
+
+def _best(rows: Sequence[BaselineRow]) -> tuple[str, list[BaselineRow]]:
+    """The baseline of largest mean accuracy."""
+    groups: dict[str, list[BaselineRow]] = {}
+    for row in rows:
+        groups.setdefault(row.method, []).append(row)
+    return max(groups.items(), key=lambda item: statistics.mean(r.test or 0 for r in item[1]))
 
 
 def _draw(rows: Sequence[_Row], path: Path) -> None:

@@ -9,6 +9,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lightning_ssl.cli import run
+from lightning_ssl.commands.baselines import BaselineRow
+from lightning_ssl.commands.compare_table import Run, write_tables
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.evaluation.baselines import Pool, class_means
 from lightning_ssl.models import build_backbone
@@ -93,3 +95,22 @@ def test_bad_options(args: tuple[str, ...], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         run(["baselines", *args])
     assert not Path("store").exists()
+
+
+def test_a_comparison_shows_the_best_row_beside_the_methods() -> None:
+    Path("run").mkdir()
+    Path("run/result.json").write_text('{"test/acc": 0.7, "seconds": 5.0, "updates": 3}')
+    run_ = Run("FixMatch", 40, None, 0, Path("run"), ())
+    found = {"means": (0.5, 0.6), "probe": (0.4, 0.9)}
+    floors = [
+        BaselineRow(name, seed, 40, None, accuracy, 0.5)
+        for name, accuracies in found.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    table = write_tables([run_], Path(), {40: floors})
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["method"] == ["FixMatch", "best baseline: probe"]
+    assert columns["test accuracy"] == ["70.0 %", "65.0 ± 35.4 %"]
+    assert columns["seeds"] == ["1", "2"]
+    with Path("results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1
