@@ -229,15 +229,15 @@ def test_several_models_vote(capsys: Any) -> None:
     assert torch.equal(votes.probs.gather(1, votes.label[:, None])[:, 0], votes.probability)
     assert not list(Path().glob(".*.parts"))
 
-    # Other labels, other classes: no table.
-    fit("Supervised", "other", 1, "--data.num_labels", "30")
-    for path in ("other/checkpoints/last.ckpt",):
-        capsys.readouterr()
-        with pytest.raises(SystemExit):
-            label("--ckpt_path", f"[{LAST},{path}]", "--output", "none.csv")
-        said = capsys.readouterr().err
-        assert f"`ckpt_path` must be of runs on the same data, got '{path}' with other " in said
-        assert f"labelled images than '{LAST}'" in said
+    # Of other labels: no table.
+    fit("Supervised", "c", 1, "--data.num_labels", "30")
+    path = "c/checkpoints/last.ckpt"
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        label("--ckpt_path", f"[{LAST},{path}]", "--output", "none.csv")
+    said = capsys.readouterr().err
+    assert f"`ckpt_path` must be of runs on the same data, got '{path}' with other " in said
+    assert f"labelled images than '{LAST}'" in said
     assert not Path("none.csv").exists()
 
 
