@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data.pseudo": {"files", "data.text", "data.splits"},
     "data.loading": {"types", "seeding", "lightning_private", "augment"}
     | {"data.plan", "data.sources", "data.splits"},
-    "data.features": {"types", "seeding", "checks", "files", "records", "augment"}
+    "data.features": {"types", "seeding", "checks", "files", "records", "augment", "evaluation"}
     | {"data.sources", "data.loading"},
     "data": {"types", "seeding", "checks", "records", "augment"}
     | {"data.orders", "data.plan", "data.sources", "data.splits", "data.pseudo", "data.loading"}

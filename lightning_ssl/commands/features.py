@@ -8,8 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from lightning_ssl.cli.trainer import run_trainer
-from lightning_ssl.data.features.cache import default_folder
-from lightning_ssl.data.features.store import Store, read_meta, stores
+from lightning_ssl.data.features.store import Store, default_folder, read_meta, stores
 
 
 def features(fit_options: Sequence[str] = (), features_dir: str | None = None) -> None:

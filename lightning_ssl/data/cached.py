@@ -16,6 +16,9 @@ class CachedData(DescribedData):
             user's cache.
         cached_views: How many draws of each view are stored, or of some by name; null for 4 of
             ``weak``, 16 of ``local``, 8 of others.
+        reject_outliers: Whether unlabelled images that are farther from the labelled ones than 95 %
+            of these are from each other, by the cosine of their stored features, count in no loss
+            that predictions teach.
         **kwargs: Arguments of :class:`~lightning_ssl.data.described.DescribedData`.
 
     Raises:
@@ -28,11 +31,17 @@ class CachedData(DescribedData):
         cached_features: bool = False,
         features_dir: str | None = None,
         cached_views: int | dict[str, int] | None = None,
+        reject_outliers: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(dataset, **kwargs)
         self.features_dir = features_dir
-        cache = FeatureCache(self, features_dir, cached_views)
+        if reject_outliers and not cached_features:
+            raise ValueError(
+                "`data.reject_outliers` must be false without `data.cached_features`, by which "
+                "images are compared, got true."
+            )
+        cache = FeatureCache(self, features_dir, cached_views, reject_outliers)
         self._features = cache if cached_features else None
 
     def state_dict(self) -> dict[str, Any]:

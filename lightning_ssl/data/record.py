@@ -15,7 +15,14 @@ FORM = ("image_size", "in_channels", "mean", "std", "crop_pct", "interpolation")
 
 WALK = (
     *("batch_size", "unlabeled_batch_size", "labeled_order", "classes_per_batch"),
-    *("unique_classes_per_rank", "steps_per_epoch", "hflip", "cached_features", "cached_views"),
+    *(
+        "unique_classes_per_rank",
+        "steps_per_epoch",
+        "hflip",
+        "reject_outliers",
+        "cached_features",
+        "cached_views",
+    ),
 )
 """Options that a resumed run has to have from its beginning, beside the lists of images."""
 

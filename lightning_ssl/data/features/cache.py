@@ -15,7 +15,12 @@ from torch import Tensor
 from lightning_ssl.augment import Compose, Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
 from lightning_ssl.checks import check_count
-from lightning_ssl.data.features.draw import Features, FetchFeatures, refuse_broken
+from lightning_ssl.data.features.draw import (
+    Features,
+    FetchFeatures,
+    near_labels,
+    refuse_broken,
+)
 from lightning_ssl.data.features.fill import Embed, Filler, View
 from lightning_ssl.data.features.key import (
     FORMAT,
@@ -25,7 +30,7 @@ from lightning_ssl.data.features.key import (
     digest_images,
     key_of,
 )
-from lightning_ssl.data.features.store import Store, read_meta, stores
+from lightning_ssl.data.features.store import Store, default_folder, read_meta, stores
 from lightning_ssl.data.loading.fetch import EvaluationFetch
 from lightning_ssl.data.loading.loader import available_cores
 from lightning_ssl.files import waiting_lock
@@ -37,12 +42,6 @@ _TRIED = 8  # images that are embedded again when stored features are taken
 _ALIKE = 0.999  # smallest cosine of the two
 
 
-def default_folder() -> str:
-    """Where features are stored: ``lightning_ssl/features`` in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(cache, "lightning_ssl", "features")
-
-
 class FeatureCache:
     """Stored features of the images of a datamodule, as a method's frozen network sees them.
 
@@ -50,15 +49,21 @@ class FeatureCache:
         data: The :class:`~lightning_ssl.data.datamodule.SSLDataModule`.
         folder: Where features are stored; None for :func:`default_folder`.
         slots: How many draws of each view are stored, or of some by name.
+        reject_outliers: Whether images far from the labelled ones count in no loss that predictions
+            teach.
 
     Raises:
         ValueError: If a number of slots is below 1.
     """
 
     def __init__(
-        self, data: Any, folder: str | None = None, slots: int | Mapping[str, int] | None = None
+        self,
+        data: Any,
+        folder: str | None = None,
+        slots: int | Mapping[str, int] | None = None,
+        reject_outliers: bool = False,
     ) -> None:
-        self._data = data
+        self._data, self._rejects = data, reject_outliers
         self.folder = Path(os.path.expanduser(folder or default_folder()))
         self._slots = slots
         for name, count in slots.items() if isinstance(slots, Mapping) else [("", slots or 1)]:
@@ -92,6 +97,11 @@ class FeatureCache:
             raise ValueError(
                 "`data.cached_features` must be false, or `model.freeze_backbone` true: only the "
                 "features of a network that does not learn can be computed once."
+            )
+        if self._rejects and getattr(module, "unbalanced", None) is not None:
+            raise ValueError(
+                "`data.reject_outliers` must be false with a balanced classifier (`imbalance` "
+                "'ABCHead'), which learns from all unlabelled images, got true."
             )
         for stream, declared in module.views.items():
             for name, copies in declared.items():
@@ -129,6 +139,9 @@ class FeatureCache:
                 self.evaluation(part)
         store = self._take("train", self._views)
         fetch.take({name: store.view(self._label(name)) for name in self._views}, store.broken)
+        if self._rejects:
+            features = torch.from_numpy(np.array(store.view(_label(*_EVAL))[0])).float()
+            fetch.kept = near_labels(features, self._data.split.labeled, self._data.split.unlabeled)
 
     def evaluation(self, part: str) -> Features | None:
         """Features of images as evaluation sees them.

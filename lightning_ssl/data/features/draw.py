@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_ssl.data.loading.fetch import TrainFetch
 from lightning_ssl.data.sources.images import BrokenImageError
+from lightning_ssl.evaluation.outliers import nearest_label_scores, outlier_threshold
 from lightning_ssl.seeding import make_generator
 from lightning_ssl.types import Batch
 
@@ -155,3 +157,24 @@ def refuse_broken(images: Any, rows: Tensor, broken: Tensor) -> None:
     found = rows[broken[rows]]
     if len(found):
         raise BrokenImageError(images.name(int(found[0])), "it could not be read for its features")
+
+
+def near_labels(features: Tensor, labeled: Tensor, unlabeled: Tensor) -> Tensor:
+    """Find the unlabelled images that are no outliers, and say how many are.
+
+    Args:
+        features: Of all images as evaluation sees them ``(N, F)``.
+        labeled: Which of them have a label ``(L,)``, two at least.
+        unlabeled: Which are looked at ``(U,)``.
+
+    Returns:
+        Whether an image is as near to a labelled one as 95 % of these are to each other, ``(U,)``.
+    """
+    support = features[labeled]
+    threshold = outlier_threshold(support)
+    near = nearest_label_scores(features[unlabeled], support) >= threshold
+    rank_zero_info(
+        f"{int((~near).sum())} of {len(near)} unlabelled images count in no loss that predictions "
+        f"teach: their outlier score is below {threshold:.3f}."
+    )
+    return near

@@ -184,6 +184,12 @@ class Store:
         return self._open[f"{name} {mode}"]
 
 
+def default_folder() -> str:
+    """Where features are stored: ``lightning_ssl/features`` in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(cache, "lightning_ssl", "features")
+
+
 def read_meta(folder: Path) -> dict[str, Any]:
     """What a folder says of its features.
 

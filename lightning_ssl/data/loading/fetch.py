@@ -59,6 +59,7 @@ class TrainFetch:
         self.images = images
         self.views = views
         self.size = size
+        self.kept: Tensor | None = None  # whether an image of the unlabelled list counts; None: all
         # Of the whole list, so that all ranks and steps agree.
         self.any_known = bool((self.targets["unlabeled"] >= 0).any())
         # Shared by the workers, so that an image met in every epoch is counted once.
@@ -84,7 +85,10 @@ class TrainFetch:
         # A replaced image shows its neighbour, so its own class says nothing.
         hidden = known.target.masked_fill(self.broken[self.rows["unlabeled"][known.index]], -1)
         return Samples(
-            known.views, hidden_target=hidden if self.any_known else None, index=known.index
+            known.views,
+            hidden_target=hidden if self.any_known else None,
+            index=known.index,
+            kept=None if self.kept is None else self.kept[known.index],
         )
 
     def _samples(self, stream: str, index: Tensor, step: int) -> Samples:

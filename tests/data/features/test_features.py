@@ -451,3 +451,35 @@ def test_meta_says_what_is_there(tmp_path: Path) -> None:
     )
     assert (found["images"], found["features"]) == (COUNT, 12)
     assert sorted(label.split("-")[0] for label in found["views"]) == ["eval", "strong", "weak"]
+
+
+def test_outliers_count_in_no_loss_that_predictions_teach(tmp_path: Path) -> None:
+    data = make_data(tmp_path, reject_outliers=True)
+    module = make_method()
+    seen: list[Any] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+            seen.append((batch.unlabeled.index, batch.unlabeled.kept))
+
+    pl.Trainer(
+        max_steps=40,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[Look()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, data)
+    features = torch.nn.functional.normalize(open_features(data, module)["train"].float())
+    support = features[data.split.labeled]
+    cosines = support @ support.T - 2 * torch.eye(len(support))
+    threshold = cosines.max(1).values.quantile(0.05)
+    scores = (features[data.split.unlabeled] @ support.T).max(1).values
+    clear = (scores - threshold).abs() > 1e-4
+    near = scores >= threshold
+    assert 0 < near.float().mean() < 1
+    for index, kept in seen:
+        assert torch.equal(kept[clear[index]], near[index][clear[index]])
+    with pytest.raises(ValueError, match=r"`data\.reject_outliers` must be false without"):
+        SSLDataModule("digits", reject_outliers=True)
