@@ -202,6 +202,7 @@ def test_commands_of_the_readme(
     compare = import_module("lightning_ssl.commands.compare")
     popen = SimpleNamespace(Popen=Here, PIPE=None, STDOUT=None)
     monkeypatch.setattr(compare, "subprocess", popen)
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     digits_as_photos()
     listed = commands(PAGES[0])
     assert len(listed) >= 12
@@ -211,7 +212,9 @@ def test_commands_of_the_readme(
         elif args[0] == "fit":
             # A resumed run has to have something left to do.
             longer = ("--trainer.max_steps", "3") if "last" in args else ()
-            cli: Any = run([*args, *QUIET, *SHORT, *longer])
+            pretrained = ("--model.backbone", "timm/tf_efficientnet_lite0")
+            small = (*pretrained, "--data.image_size", "32") if "frozen" in args else ()
+            cli: Any = run([*args, *QUIET, *SHORT, *longer, *small])
             assert cli.trainer.global_step == (3 if longer else 2)
         elif args[0] in ENTRY.commands():
             run(args)
