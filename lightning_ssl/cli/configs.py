@@ -73,8 +73,11 @@ def check_config(path: str) -> None:
         path: The file.
 
     Raises:
+        FileNotFoundError: If there is no such file; a pipe is none.
         ValueError: If it is no text in UTF-8, or holds itself.
     """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"`--config` must be a file, got '{path}'.")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

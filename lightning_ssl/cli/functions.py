@@ -54,7 +54,7 @@ def run_function(function: Callable[..., object], name: str, args: Sequence[str]
                 f"`{name}` has the options {', '.join(f'--{known}' for known in arguments)}"
                 f"{further or ','} got '{option.typed[0]}'.{did_you_mean(option.name, own, '--')}"
             )
-        if option.name == "config" and os.path.isfile(option.value or ""):
+        if option.name == "config" and os.path.exists(option.value or ""):
             check_config(str(option.value))
         elif option.value is not None and option.name not in texts:
             check_yaml(option.value, f"`--{option.name}`")

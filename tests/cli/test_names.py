@@ -87,7 +87,7 @@ def test_an_output_is_tried_before_the_work(capsys: pytest.CaptureFixture[str]) 
     ):
         with pytest.raises(SystemExit):
             main(command)
-        assert "must be a file that can be written" in capsys.readouterr().err
+        assert "that can be written" in capsys.readouterr().err
     assert [path.name for path in Path().iterdir()] == ["a"]
 
 
@@ -113,8 +113,37 @@ def test_yaml_that_holds_itself(text: str, capsys: pytest.CaptureFixture[str]) -
         assert "without an anchor that holds its own alias" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["fit", "vpet"])
+def test_a_config_that_is_a_pipe(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo("own.yaml")
+    with pytest.raises(SystemExit):
+        main([command, "-c", "own.yaml"])
+    assert "error: `--config` must be a file" in capsys.readouterr().err
+
+
 def test_a_config_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.yaml").write_text("# ü\nmodel: FixMatch", encoding="cp1252")
     with pytest.raises(SystemExit):
         main(["fit", "-c", "own.yaml"])
     assert "error: `--config` 'own.yaml' is no text in UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "said"),
+    [
+        ("ascii", "größe".encode(), "ascii, got 'größe': set PYTHONUTF8=1, or LC_ALL=C.UTF-8."),
+        ("utf-8", b"bad-\xff", r"utf-8, got 'bad-\xff': rename it."),
+    ],
+)
+def test_an_argument_that_is_no_text_in_the_locale(
+    encoding: str, name: bytes, said: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    arg = name.decode(encoding, "surrogateescape")
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode(encoding, "surrogateescape"))
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: encoding)
+    for command in (("fit", "--data.root", arg), ("probe", "--ckpt_path", arg), (arg,)):
+        with pytest.raises(SystemExit):
+            main(command)
+        error = f"error: Arguments must be text in the encoding of the locale, {said}\n"
+        assert capsys.readouterr().err == error
