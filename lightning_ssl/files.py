@@ -257,6 +257,8 @@ def _why_not(path: str | os.PathLike[str]) -> str:
     try:
         if os.path.isdir(path) or not os.path.basename(path):
             return "it is a folder"
+        if os.path.exists(path) and not os.path.isfile(path):
+            return "it is no regular file"  # which a rename would take the place of
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(path)  # which refuses a name that is too long
         while not os.path.lexists(folder):
@@ -277,7 +279,7 @@ def waiting_lock(path: str | os.PathLike[str]) -> Iterator[None]:
         path: File that the lock is on; it is made, with its folder, and stays.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, "a") as file:
+    with open(path, "ab") as file:
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)

@@ -60,7 +60,9 @@ with writing_text("out.txt") as file:
     assert (folder / "out.txt").read_text(encoding="utf-8") == "ü.png \\udcff\n"
 
 
-@pytest.mark.parametrize("path", ["", "folder", "x" * 300, "file/a.csv", "/proc/a.csv", "a\0b"])
+@pytest.mark.parametrize(
+    "path", ["", "folder", "x" * 300, "file/a.csv", "/proc/a.csv", "a\0b", "/dev/null"]
+)
 def test_an_output_that_cannot_be_written(path: str) -> None:
     Path("folder").mkdir()
     Path("file").write_text("x", encoding="utf-8")

@@ -173,7 +173,7 @@ def find_checkpoint(run_dir: str, word: str | None) -> str | None:
         word = "last"
     path = folder / f"{word}.ckpt"
     if not path.exists():
-        others = sorted(str(other) for other in folder.glob("*.ckpt"))
+        others = sorted(str(other) for other in folder.glob("*.ckpt") if other.is_file())
         if word == "last" and not others:
             return None
         raise FileNotFoundError(
