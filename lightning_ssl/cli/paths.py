@@ -11,12 +11,13 @@ import yaml
 PATHS = (
     "ckpt_path",
     "config",
+    "features_dir",
     "output",
     "root",
     "run_dir",
     "predictions.path",
     "trainer.default_root_dir",
-    *(f"data.{name}" for name in ("root", "labels_file", "pseudo_labels")),
+    *(f"data.{name}" for name in ("root", "labels_file", "pseudo_labels", "features_dir")),
     "model.weights",
 )
 

@@ -28,6 +28,8 @@ def features(fit_options: Sequence[str] = (), features_dir: str | None = None) -
         with suppress(_FilledError):
             run_trainer(["fit", *fit_options, "--data.cached_features", "true", *where, *stops])
     folder = Path(os.path.expanduser(features_dir or default_folder()))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`features_dir` must be a folder, got the file '{folder}'.")
     found = stores(folder)
     print(f"{len(found)} stores in {folder}")
     for path in found:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lightning_ssl.cli.functions import run_function
+from lightning_ssl.cli.paths import options as typed
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.commands.options import read_options, split_options
 from lightning_ssl.commands.pseudo_label import pseudo_label
@@ -78,8 +79,11 @@ def run_steps(folder: Path, title: str, steps: Sequence[Step]) -> None:
         steps: Its steps.
 
     Raises:
-        ValueError: If a finished step was another one, or had other options.
+        ValueError: If a finished step was another one, or had other options, or the texts give an
+            option that the sequence gives.
     """
+    for step in steps:
+        _check_own(step)
     steps = _read_all(steps)
     records = [f"{step.name}/config.yaml" for step in steps if step.start == ("fit",)]
     check_output_folder(folder, "run_dir", ("finished.json", table(folder).name, *records))
@@ -99,6 +103,16 @@ def run_steps(folder: Path, title: str, steps: Sequence[Step]) -> None:
         _start([*step.command, *(("--ckpt_path", "last") if begun[step.name] else ())])
         finished[step.name] = [*step.options]
         _record(folder, finished)
+
+
+def _check_own(step: Step) -> None:
+    """Refuse what the sequence would overrule in silence."""
+    own = {"ckpt_path", *(option.name for option in typed(step.end))} - {""}
+    given = next((o.name for o in typed(step.options) if o.name in own), None)
+    if given is not None:
+        raise ValueError(
+            f"`{given}` (--{given}) must not be given for {step.name}: the sequence gives it."
+        )
 
 
 def _read_all(steps: Sequence[Step]) -> list[Step]:
@@ -127,10 +141,19 @@ def _start(command: Sequence[str]) -> None:
 def _read(folder: Path) -> dict[str, list[str]]:
     """Options of the finished steps."""
     file = folder / "finished.json"
-    finished: dict[str, list[str]] = (
-        json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    )
-    return finished
+    if not file.exists():
+        return {}
+    try:
+        finished = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # no JSON, or no text
+        finished = None
+    steps = list(finished.values()) if isinstance(finished, dict) else [None]
+    if not all(isinstance(s, list) and all(isinstance(o, str) for o in s) for s in steps):
+        raise ValueError(
+            f"`run_dir` '{folder}' has a damaged list of its finished steps, '{file}': delete it, "
+            "and the same command goes on from the checkpoints."
+        )
+    return dict(finished)
 
 
 @rank_zero_only

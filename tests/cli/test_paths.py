@@ -13,7 +13,7 @@ from lightning_ssl.cli.functions import run_function
 from runs import fit
 
 FLAGS = ("data.root", "data.init_args.labels_file", "model.weights", "predictions.path", "run_dir",
-         "trainer.default_root_dir")  # fmt: skip
+         "trainer.default_root_dir", "data.features_dir")  # fmt: skip
 HOME = str(Path.home())
 
 # Typed, and what is meant; a name that YAML would take for something else begins with `./`.
@@ -55,7 +55,8 @@ def read_paths(form: str, names: list[str]) -> list[str]:
     config = yaml.safe_load(printed.getvalue())
     data, model = config["data"]["init_args"], config["model"]["init_args"]
     found = [data["root"], data["labels_file"], model["weights"], config["predictions"]["path"],
-             config["run_dir"], config["trainer"]["default_root_dir"]]  # fmt: skip
+             config["run_dir"], config["trainer"]["default_root_dir"],
+             data["features_dir"]]  # fmt: skip
     return found[: len(names)]
 
 

@@ -81,6 +81,12 @@ def test_is_its_commands_and_goes_on_where_it_stopped(capsys: Any) -> None:
         ({"teachers": (TEACHERS[0], "--model.lrr 1")}, ("'lrr'",)),
         ({"teachers": (TEACHERS[0], "'a")}, ("text 2 of `teachers` must be options",)),
         ({"student": "--model.head deep"}, ("head", "deep")),
+        ({"student": "--run_dir x"}, ("`run_dir` (--run_dir) must not be given for student",)),
+        (
+            {"student": "--model.soft_targets=false"},
+            ("`model.soft_targets` (--model.soft_targets)",),
+        ),
+        ({"teachers": (TEACHERS[0], "--ckpt_path last")}, ("`ckpt_path`", "given for teacher2")),
     ],
 )
 def test_bad_options_are_found_before_the_first_step(
@@ -93,3 +99,13 @@ def test_bad_options_are_found_before_the_first_step(
     assert "Traceback" not in said
     assert [part for part in ("error: ", *parts) if part not in said] == [], said
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"teacher1": 3}', '{"teacher1": [3]}'])
+def test_a_damaged_list_of_finished_steps(text: str, capsys: Any) -> None:
+    Path("run").mkdir()
+    Path("run/finished.json").write_text(text)
+    with pytest.raises(SystemExit):
+        vpet("run")
+    assert "a damaged list of its finished steps, 'run/finished.json'" in capsys.readouterr().err
+    assert [path.name for path in Path("run").iterdir()] == ["finished.json"]

@@ -33,7 +33,7 @@ from lightning_ssl.data.features.key import (
 from lightning_ssl.data.features.store import Store, default_folder, read_meta, stores
 from lightning_ssl.data.loading.fetch import EvaluationFetch
 from lightning_ssl.data.loading.loader import available_cores
-from lightning_ssl.files import waiting_lock
+from lightning_ssl.files import check_output_folder, waiting_lock
 
 SLOTS = {"weak": 4, "local": 16}
 """Views to how many draws are stored of each, where the user does not say; 8 for others."""
@@ -66,7 +66,8 @@ class FeatureCache:
         self._data, self._rejects = data, reject_outliers
         self.folder = Path(os.path.expanduser(folder or default_folder()))
         self._slots = slots
-        for name, count in slots.items() if isinstance(slots, Mapping) else [("", slots or 1)]:
+        counts = slots if isinstance(slots, Mapping) else {"": 1 if slots is None else slots}
+        for name, count in counts.items():
             check_count(f"data.cached_views{name and f'.{name}'}", count)
         self._views: dict[str, tuple[Transform, int]] = {}
         self._stores: dict[str, Store] = {}
@@ -271,6 +272,7 @@ class FeatureCache:
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         with ExitStack() as held:
             if not store.is_complete(wanted) and rank == 0:
+                check_output_folder(store.folder, "data.features_dir", ("meta.json",))
                 # Another run may be at it; then this one finds everything done.
                 held.enter_context(waiting_lock(store.folder / "fill.lock"))
                 self._prepare(store, part, fields)

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ class Store:
         with replacing(path) as temporary:
             array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)  # zeros
             if path.exists():
-                before = np.load(path, mmap_mode="r")
+                before = _load(path)
                 array[: len(before)] = before
             array.flush()
             del array
@@ -95,7 +95,7 @@ class Store:
             label: Name of the array.
         """
         array, done = (self.folder / f"{label}{end}.npy" for end in ("", ".done"))
-        return min(len(np.load(p, mmap_mode="r")) if p.exists() else 0 for p in (array, done))
+        return min(len(_load(p)) if p.exists() else 0 for p in (array, done))
 
     def missing(self, chunk: int, wanted: Wanted) -> list[tuple[str, int]]:
         """Label and slot of what is not done of a chunk.
@@ -172,7 +172,7 @@ class Store:
         return np.array(self._array("broken"))
 
     def _array(self, name: str, write: bool = False) -> npt.NDArray[Any]:
-        mode = "r+" if write else "r"
+        mode: Literal["r", "r+"] = "r+" if write else "r"
         if f"{name} {mode}" not in self._open:
             path = self.folder / f"{name}.npy"
             if not path.exists():
@@ -180,7 +180,7 @@ class Store:
                     f"`data.features_dir` must be a folder that all processes see, got "
                     f"'{self.folder.parent}' without {self.folder.name}/{path.name}."
                 )
-            self._open[f"{name} {mode}"] = np.load(path, mmap_mode=mode)  # type: ignore[arg-type]
+            self._open[f"{name} {mode}"] = _load(path, mode)
         return self._open[f"{name} {mode}"]
 
 
@@ -190,15 +190,39 @@ def default_folder() -> str:
     return os.path.join(cache, "lightning_ssl", "features")
 
 
+def _load(path: Path, mode: Literal["r", "r+"] = "r") -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode=mode)
+    except (ValueError, EOFError):  # cut, or another file
+        raise _damaged(path) from None
+    return array
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(
+        f"`data.features_dir` holds the damaged file '{path}': delete the folder that it is in, "
+        "whose features are then computed again."
+    )
+
+
 def read_meta(folder: Path) -> dict[str, Any]:
     """What a folder says of its features.
 
     Args:
         folder: The folder of one store.
+
+    Raises:
+        ValueError: If the file that says it is damaged.
     """
-    with open(folder / "meta.json", encoding="utf-8") as file:
-        meta: dict[str, Any] = json.load(file)
-    return meta
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # no JSON, or no text
+        raise _damaged(path) from None
+    held = {"images": int, "features": int, "views": dict, "fields": dict}
+    if not isinstance(meta, dict) or any(type(meta.get(k)) is not t for k, t in held.items()):
+        raise _damaged(path)
+    return dict(meta)
 
 
 def stores(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lightning_ssl import methods
 from lightning_ssl.augment import Compose, Normalize, Op, RandAugment, Views
 from lightning_ssl.cli.errors import parameters
+from lightning_ssl.commands.features import features as look
 from lightning_ssl.data import SSLDataModule, from_arrays
 from lightning_ssl.data.features import cache as cache_module
 from lightning_ssl.data.features.cache import open_features
@@ -301,6 +302,27 @@ def test_features_of_other_contents_are_refused(tmp_path: Path) -> None:
         array.flush()
     with pytest.raises(ValueError, match=r"`data.features_dir` holds features .* delete that"):
         fit(make_method(), make_data(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["meta.json", "eval-????????.npy", "*-????????.done.npy"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"\x93NUMPY\x01\x00", None])
+def test_a_damaged_file_is_named(name: str, content: bytes | None, tmp_path: Path) -> None:
+    method, folder = make_method("FixMatch"), str(tmp_path / "features")
+    fit(method, make_data(tmp_path))
+    for path in (tmp_path / "features").glob(f"*/{name}"):
+        path.write_bytes(path.read_bytes()[:-40] if content is None else content)
+    more = make_data(tmp_path, cached_views=9)
+    for opening in (lambda: fit(method, more), lambda: look(features_dir=folder)):
+        with pytest.raises(ValueError, match=r"holds the damaged file '.*': delete the folder"):
+            opening()
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "features").touch()
+    with pytest.raises(ValueError, match=r"`data.features_dir` must be a folder that can be"):
+        fit(make_method(), make_data(tmp_path))
+    with pytest.raises(ValueError, match=r"`features_dir` must be a folder, got the file"):
+        look(features_dir=str(tmp_path / "features"))
 
 
 class Halved(nn.Module):
