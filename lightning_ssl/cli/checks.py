@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,7 @@ def check_values(config: Any) -> None:
             value = values.get(name)
             if isinstance(value, kinds) and not isinstance(value, bool):
                 _check_range(f"{group}.{name}", value, least, above, _MOST.get(name, math.inf))
-    time = config.trainer.get("max_time")
-    if isinstance(time, str) and not _DURATION.fullmatch(time):
-        raise ValueError(
-            f"`trainer.max_time` (--trainer.max_time) must be DD:HH:MM:SS, got {time!r}."
-        )
+    _check_time(config.trainer.get("max_time"))
     for name in ("steps", "epochs"):
         if config.trainer.get(f"max_{name}") == 0:
             raise ValueError(
@@ -95,7 +92,26 @@ def check_values(config: Any) -> None:
                 f"`trainer.min_{name}` (--trainer.min_{name}) must be at most "
                 f"`trainer.max_{name}` ({most}), got {least}."
             )
-    _check_devices(config.trainer.get("devices"))
+    _check_devices(config.trainer.get("devices"), config.trainer.get("accelerator"))
+
+
+def _check_time(time: Any) -> None:
+    """Refuse a clock that has run out before the first update."""
+    if isinstance(time, str):
+        found = _DURATION.fullmatch(time)
+        right = found is not None and any(int(part) for part in time.split(":"))
+    elif isinstance(time, Mapping):
+        try:
+            right = timedelta(**time) > timedelta(0)
+        except (TypeError, OverflowError):  # of another unit, or a number too large
+            right = False
+    else:
+        right = time is None or time > timedelta(0)
+    if not right:
+        raise ValueError(
+            "`trainer.max_time` (--trainer.max_time) must be DD:HH:MM:SS, above zero, got "
+            f"{time!r}."
+        )
 
 
 def _check_range(name: str, value: float, least: float, above: bool, most: float) -> None:
@@ -105,7 +121,7 @@ def _check_range(name: str, value: float, least: float, above: bool, most: float
         raise ValueError(f"`{name}` (--{name}) must be {bound}, got {value}.")
 
 
-def _check_devices(devices: Any) -> None:
+def _check_devices(devices: Any, accelerator: str | None) -> None:
     listed = devices.split(",") if isinstance(devices, str) else devices
     listed = [listed] if isinstance(listed, int) else listed
     try:
@@ -118,6 +134,16 @@ def _check_devices(devices: Any) -> None:
             "`trainer.devices` (--trainer.devices) must be a number of devices, a list of their "
             f"indices such as [0, 1], -1 or 'auto' for all, got {devices!r}."
         )
+    by_index = isinstance(devices, list) or -1 in numbers or len(numbers) > 1
+    if by_index and (accelerator == "cpu" or (accelerator == "auto" and not _has_accelerator())):
+        raise ValueError(
+            "`trainer.devices` (--trainer.devices) must be the number of processes on a CPU, got "
+            f"{devices!r}."
+        )
+
+
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def check_trained(config: Any, flags: Collection[str]) -> None:

@@ -188,7 +188,7 @@ class DescribedData(pl.LightningDataModule):
                 exif_orientation=self._given_exif,
             )
             check_two_classes(opened.classes, self.root)
-            if self._given_classes and tuple(self._given_classes) != opened.classes:
+            if self._given_classes is not None and tuple(self._given_classes) != opened.classes:
                 raise ValueError(
                     f"`data.classes` must be the classes of '{self.dataset}', "
                     f"{opened.classes}, got {tuple(self._given_classes)}."

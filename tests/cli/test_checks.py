@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -60,6 +61,8 @@ def whole(folder: Path) -> Any:
         ("trainer.limit_train_batches", 0),
         ("trainer.limit_val_batches", -1),
         *(("trainer.devices", value) for value in ("abc", "0", 0, -2, [], ["a"], "0,b", "")),
+        *(("trainer.max_time", value) for value in ("1:00", "00:00:00:00", {"days": -1})),
+        *(("trainer.max_time", value) for value in ({"hours": 0}, {"years": 1}, timedelta(0))),
         ("data.seed", 2**70),
         ("data.seed", -1),
         ("data.num_workers", -1),
@@ -79,6 +82,7 @@ def test_a_value_out_of_range(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("devices", value) for value in ("auto", "-1", -1, 2, "2", "0,1", [0, 1], None)]
+    + [("max_time", value) for value in ("00:00:00:01", {"minutes": 2}, timedelta(days=1), None)]
     + [("max_steps", -1), ("val_check_interval", 0.5), ("log_every_n_steps", 0)],
 )
 def test_a_value_in_range(name: str, value: object) -> None:
@@ -90,6 +94,9 @@ def test_a_value_in_range(name: str, value: object) -> None:
     [
         (("--trainer.gradient_clip_val", "-1"), "`trainer.gradient_clip_val`"),
         (("--trainer.devices", "abc"), "`trainer.devices`"),
+        *((("--trainer.devices", v), "must be the number of processes") for v in ("[0, 0]", "-1")),
+        (("--data.cached_views", "0"), "`data.cached_views` must be at least 1"),
+        (("--data.classes", "[]"), "`data.classes` must be"),
         (("--data.seed", str(2**70)), "`data.seed`"),
         (("--model.backbone", "timm/vit_tiny_patch16_224", "--data.image_size", "32"), "be 224"),
         (("--seed_everything", "-1"), "`seed_everything` (--seed_everything) must be at least 0"),
