@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from lightning_ssl.cli.trust import check_class, check_names
 TRAINED_ON = ("num_labeled", "num_unlabeled", "class_counts", "image_side")
 LINKED = ("num_classes", *TRAINED_ON, "in_channels", "image_std")
 DATA = "lightning_ssl.data.SSLDataModule"
+_VERSION = "pytorch-lightning_version"  # which Lightning asks for first
 
 
 def known_to_checkpoint(
@@ -147,6 +149,7 @@ def _check(path: str, checkpoint: Any) -> None:
     for key, right, what in (
         ("seed", type(checkpoint.get("seed", 0)) is int, "an integer"),
         ("method", isinstance(checkpoint.get("method", ""), str), "a class path"),
+        (_VERSION, _is_version(checkpoint.get(_VERSION)), "the version that wrote it"),
         (
             "started_from",
             isinstance(checkpoint.get("started_from"), str | None),
@@ -155,7 +158,7 @@ def _check(path: str, checkpoint: Any) -> None:
         ("labeled_features", _are_rows(checkpoint.get("labeled_features")), "features of images"),
     ):
         if not right:
-            raise _damaged(path, f"`{key}` must be {what}, got {checkpoint[key]!r:.200}")
+            raise _damaged(path, f"`{key}` must be {what}, got {checkpoint.get(key)!r:.200}")
     if groups[-1] in checkpoint:
         _check_record(path, checkpoint[groups[-1]])
 
@@ -163,6 +166,10 @@ def _check(path: str, checkpoint: Any) -> None:
 def _are_rows(value: Any) -> bool:
     rows = isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point()
     return value is None or (rows and len(value) > 0)
+
+
+def _is_version(value: Any) -> bool:
+    return isinstance(value, str) and re.match(r"\d+\.\d+", value) is not None
 
 
 def _check_record(path: str, record: dict[str, Any]) -> None:

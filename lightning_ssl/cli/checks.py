@@ -244,6 +244,35 @@ def _sees_one_number(model: SSLModule, data: Any) -> bool:
     return any(seen)
 
 
+def check_whole(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
+    """Refuse a checkpoint without all that a run goes on with, such as one of weights alone.
+
+    Lightning starts what is missing anew, in silence.
+
+    Args:
+        model: The method.
+        checkpoint: What was opened.
+        path: Its file.
+
+    Raises:
+        ValueError: If a part is missing or damaged.
+    """
+    averaged = ("current_model_state", "averaging_state") if getattr(model, "ema_decay", 0) else ()
+    for key in ("optimizer_states", "lr_schedulers", "loops", "callbacks", *averaged):
+        part = checkpoint.get(key)
+        if key in ("optimizer_states", "lr_schedulers"):
+            right = isinstance(part, list) and all(isinstance(state, dict) for state in part)
+        elif isinstance(part, dict):
+            right = key in averaged or all(isinstance(state, dict) for state in part.values())
+        else:
+            right = False
+        if not right or not (part or key == "callbacks"):
+            raise ValueError(
+                f"`ckpt_path` '{path}' must hold `{key}` for a run to go on from it, got "
+                f"{part!r:.100}: a new run starts from its weights by --model.weights."
+            )
+
+
 def check_state(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
     """Refuse a checkpoint whose weights do not fit, by the first that does not.
 

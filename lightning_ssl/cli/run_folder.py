@@ -188,6 +188,24 @@ def find_checkpoint(run_dir: str, word: str | None) -> str | None:
     return str(path)
 
 
+def check_of_folder(run_dir: str, path: str) -> None:
+    """Refuse to go on from a checkpoint of elsewhere in the folder of another run.
+
+    Args:
+        run_dir: The run's folder; it may be missing.
+        path: The checkpoint.
+
+    Raises:
+        ValueError: If the run in the folder would be overwritten.
+    """
+    held = sorted(Path(run_dir, "checkpoints").glob("*.ckpt"))
+    if held and not Path(path).resolve().is_relative_to(Path(run_dir).resolve()):
+        raise ValueError(
+            f"`run_dir` already holds a run, '{held[0]}', which is not that of `ckpt_path` "
+            f"'{path}': give another folder."
+        )
+
+
 def _opens(path: Path) -> bool:
     try:
         open_checkpoint(str(path))

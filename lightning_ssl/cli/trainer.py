@@ -32,7 +32,14 @@ from lightning_ssl.cli.checkpoint import (
     open_checkpoint,
     trained_on,
 )
-from lightning_ssl.cli.checks import check_fit, check_seed, check_state, check_trained, check_values
+from lightning_ssl.cli.checks import (
+    check_fit,
+    check_seed,
+    check_state,
+    check_trained,
+    check_values,
+    check_whole,
+)
 from lightning_ssl.cli.configs import CONFIGS
 from lightning_ssl.cli.errors import check_nulls, parameters
 from lightning_ssl.cli.inputs import follow_network
@@ -40,6 +47,7 @@ from lightning_ssl.cli.paths import options
 from lightning_ssl.cli.run_folder import (
     RunFolder,
     check_folder,
+    check_of_folder,
     fill,
     find_checkpoint,
     is_writer,
@@ -203,6 +211,8 @@ class SSLCLI(CommandLine):
             config.ckpt_path = find_checkpoint(config.run_dir, config.ckpt_path)
             if config.ckpt_path is not None:
                 asks_network = follow_record(config.data, config.ckpt_path)
+        elif config.ckpt_path not in WORDS:
+            check_of_folder(config.run_dir, config.ckpt_path)
         if asks_network:
             follow_network(config)
         if config.ckpt_path is not None:
@@ -235,6 +245,7 @@ class SSLCLI(CommandLine):
                 if self.subcommand == "fit":
                     keep_found_rate(self.trainer, self.model, checkpoint)
                     check_options(self.model, checkpoint, LINKED)  # the data check these
+                    check_whole(self.model, checkpoint, path)
                 check_start(self.model, checkpoint)
                 self.model.weights = None  # those of the checkpoint come in their place
                 check_state(self.model, checkpoint, path)

@@ -308,6 +308,8 @@ DAMAGES = [
     (changed(lambda c: c["state_dict"].update(dict.fromkeys(c["state_dict"], "a"))), "lacks"),
     (changed(lambda c: c.update(started_from=7)), "`started_from` must be a file or null"),
     (changed(lambda c: c.update(method=7)), "`method` must be a class path"),
+    (changed(lambda c: c.pop("pytorch-lightning_version")), "`pytorch-lightning_version` must be"),
+    (changed(lambda c: c.update({"pytorch-lightning_version": "a"})), "must be the version"),
 ]
 
 
@@ -320,12 +322,47 @@ def test_a_damaged_checkpoint(whole: Any, capsys: pytest.CaptureFixture[str]) ->
         assert part in said
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("optimizer_states", (None, 3, [], [3])),
+        ("lr_schedulers", (None, 3, [], [3])),
+        ("loops", (None, 3, {}, {"fit_loop": 3})),
+        ("callbacks", (None, 3, {"EMA": 3})),
+        ("current_model_state", (None, 3, {})),
+        ("averaging_state", (None, 3, {})),
+    ],
+)
+def test_a_checkpoint_that_no_run_goes_on_from(
+    key: str, values: tuple[Any, ...], whole: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in values:
+        torch.save({**whole, key: value}, "a.ckpt")
+        said = fails(capsys, "fit", "--ckpt_path", "a.ckpt", "--trainer.max_steps", "2")
+        assert f"`ckpt_path` 'a.ckpt' must hold `{key}` for a run to go on from it" in said
+    if key == "optimizer_states":
+        main(["test", "--ckpt_path", "a.ckpt"])  # for which the weights are enough
+    before = (folder / "config.yaml").read_bytes()
+    shutil.copy(folder / "checkpoints" / "last.ckpt", "a.ckpt")
+    said = fails(capsys, "fit", "--ckpt_path", "a.ckpt", "--run_dir", str(folder))
+    assert "already holds a run" in said
+    assert "not that of `ckpt_path` 'a.ckpt': give another folder" in said
+    assert (folder / "config.yaml").read_bytes() == before
+
+
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=6,
 )
-KEYS = ["SSLDataModule", "hyper_parameters", "datamodule_hyper_parameters", "seed", "method"]
+KEYS = [
+    "pytorch-lightning_version",
+    "SSLDataModule",
+    "hyper_parameters",
+    "datamodule_hyper_parameters",
+    "seed",
+    "method",
+]
 FORM = ["classes", "image_size", "in_channels", "mean", "std", "labeled", "val", "seed", "views"]
 
 
