@@ -179,13 +179,14 @@ def _check_record(path: str, record: dict[str, Any]) -> None:
         return plain and len(value) == size and all(math.isfinite(v) for v in value)
 
     def names(value: Any) -> bool:
-        return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+        texts = isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+        return texts and len(set(value)) == len(value)
 
     def indices(value: Any) -> bool:
         return isinstance(value, Tensor) and value.ndim == 1 and value.dtype == torch.int64
 
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "classes": (names, "a list of names"),
+        "classes": (names, "a list of names, each once"),
         "image_size": (lambda v: type(v) is int and v > 0, "a positive integer"),
         "in_channels": (lambda v: type(v) is int and v in (1, 3), "1 or 3"),
         "mean": (numbers, "a list of a number for each channel"),
@@ -198,6 +199,9 @@ def _check_record(path: str, record: dict[str, Any]) -> None:
         "val": (indices, "a list of indices"),
         "views": (lambda v: isinstance(v, list), "a list"),
     }
+    upright = record.get("exif_orientation", False)  # which older records lack
+    if not isinstance(upright, bool):
+        raise _damaged(path, f"`exif_orientation` of the data must be a bool, got {upright!r:.200}")
     for name, (right, what) in rules.items():
         if name not in record:
             raise _damaged(path, f"its record of the data lacks `{name}`")

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from lightning_ssl.cli.functions import run_function
 from lightning_ssl.cli.paths import options as typed
 from lightning_ssl.cli.trainer import run_trainer
-from lightning_ssl.commands.options import read_options, split_options
+from lightning_ssl.commands.options import keep_method, read_options, split_options
 from lightning_ssl.commands.pseudo_label import pseudo_label
 from lightning_ssl.files import check_output_folder, replacing
 
@@ -35,12 +35,12 @@ def fit_step(folder: Path, method: str, options: str, source: str, *added: str) 
 
     Args:
         folder: Its run folder, after which the step is called.
-        method: Its method.
+        method: Its method, whichever the configs among the options name.
         options: Options of ``fit`` as typed.
         source: Where they come from, for messages.
         *added: Options that come after them.
     """
-    chosen = ("--model", method, *split_options(options, source))
+    chosen = tuple(keep_method(method, split_options(options, source)))
     return Step(folder.name, ("fit",), chosen, (*added, "--run_dir", str(folder)))
 
 

@@ -301,6 +301,8 @@ DAMAGES = [
     (changed(lambda c: c.update(SSLDataModule=3)), "`SSLDataModule` must be a dict"),
     (changed(lambda c: c["SSLDataModule"].pop("classes")), "lacks `classes`"),
     (record(classes="abc"), "`classes` of the data must be a list of names"),
+    (record(classes=["a", "a"]), "must be a list of names, each once"),
+    (record(exif_orientation="yes"), "`exif_orientation` of the data must be a bool"),
     (record(mean=[0.5]), "`mean` of the data"),
     (record(std=[0.5, 0.0, 0.5]), "`std` of the data"),
     (record(image_size=-3), "`image_size` of the data"),

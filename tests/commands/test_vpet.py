@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from lightning_ssl.cli import main
+from lightning_ssl.cli import main, run
+from lightning_ssl.commands.options import read_options
+from lightning_ssl.commands.sequence import fit_step
 
 from runs import SMALL, differences, load
 
@@ -109,3 +111,11 @@ def test_a_damaged_list_of_finished_steps(text: str, capsys: Any) -> None:
         vpet("run")
     assert "a damaged list of its finished steps, 'run/finished.json'" in capsys.readouterr().err
     assert [path.name for path in Path("run").iterdir()] == ["finished.json"]
+
+
+def test_a_config_of_another_method_does_not_take_its_place() -> None:
+    options = "-c fixmatch --model.optimizer.lr 0.5 --data.dataset digits"
+    step = fit_step(Path("run/teacher1"), "Supervised", options, "`common`")
+    model = read_options(run, step.command)["model"]
+    assert model["class_path"] == "lightning_ssl.methods.Supervised"
+    assert model["init_args"]["optimizer"]["lr"] == 0.5
