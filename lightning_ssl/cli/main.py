@@ -9,9 +9,9 @@ from pytorch_lightning.cli import LightningCLI
 from lightning_ssl.cli.errors import error_line, is_users
 from lightning_ssl.cli.functions import run_function
 from lightning_ssl.cli.hints import did_you_mean
+from lightning_ssl.cli.paths import check_text
 from lightning_ssl.cli.trainer import SSLCLI, prepare_process, run_trainer
 from lightning_ssl.cli.trust import find_own_methods
-from lightning_ssl.files import printable
 
 
 def commands() -> dict[str, Callable[..., object]]:
@@ -56,7 +56,7 @@ def run(args: Sequence[str]) -> SSLCLI | None:
         ValueError: If there is no such command, or an argument is no text.
     """
     for arg in args:
-        _check_text(arg)
+        check_text(arg)
     known = commands()
     if args and not args[0].startswith("-") and args[0] not in known:
         trainer = (*LightningCLI.subcommands(), *known)
@@ -70,19 +70,6 @@ def run(args: Sequence[str]) -> SSLCLI | None:
     prepare_process()
     run_function(known[args[0]], args[0], args[1:])
     return None
-
-
-def _check_text(arg: str) -> None:
-    """Refuse what no YAML can hold, and the parser would report at length."""
-    try:
-        arg.encode()
-    except UnicodeEncodeError:
-        locale = sys.getfilesystemencoding()
-        way = "rename it" if locale == "utf-8" else "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
-        raise ValueError(
-            f"Arguments must be text in the encoding of the locale, {locale}, got "
-            f"'{printable(arg)}': {way}."
-        ) from None
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import yaml
+
+from lightning_ssl.files import printable
 
 PATHS = (
     "ckpt_path",
@@ -24,6 +27,26 @@ PATHS = (
 _FLAG = re.compile(r"--?[A-Za-z][\w.-]*\+?(=.*)?", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z_./]")
 _SHORT = {"-c": "--config"}
+
+
+def check_text(arg: str) -> None:
+    """Refuse an argument that no YAML can hold, and the parser would report at length.
+
+    Args:
+        arg: As the system gives it.
+
+    Raises:
+        ValueError: If its bytes are no text in the encoding of the locale.
+    """
+    try:
+        arg.encode()
+    except UnicodeEncodeError:
+        locale = sys.getfilesystemencoding()
+        way = "rename it" if locale == "utf-8" else "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+        raise ValueError(
+            f"Arguments must be text in the encoding of the locale, {locale}, got "
+            f"'{printable(arg)}': {way}."
+        ) from None
 
 
 def is_path(name: str) -> bool:
