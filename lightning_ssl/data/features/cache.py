@@ -345,7 +345,6 @@ def open_features(data: Any, module: Any) -> dict[str, Tensor]:
         module: The method, whose network makes them, on the device where that happens.
 
     Returns:
-        ``train``, and ``val`` and ``test`` where the data have them, to ``(N, F)``, float16, read
-        where they are looked at. Rows are positions in ``data.source.train`` and so on.
+        ``train``, and ``val`` and ``test`` where there are any, to ``(N, F)``, float16, in order.
     """
     return FeatureCache(data, data.features_dir).all_parts(module)
