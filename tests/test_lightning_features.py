@@ -138,7 +138,7 @@ def test_a_monitor_that_is_logged_is_taken(callback: Any, val_per_class: int) ->
 
 
 def test_the_clock_alone_leaves_the_length_of_the_schedule() -> None:
-    clock = ("--trainer.max_time", "00:00:00:00", "--trainer.val_check_interval", "100")
+    clock = ("--trainer.max_time", "00:00:00:01", "--trainer.val_check_interval", "100")
     cli = fit("FixMatch", "run", -1, *clock)
     assert cli.trainer.max_steps == 1000
     assert cli.trainer.global_step < 1000

@@ -84,7 +84,7 @@ def of_ours(node: ast.Attribute) -> bool:
 
 
 # Private by name, and neither Lightning's nor ours: of torch, of named tuples, of `os`.
-OTHERS = re.compile("_foreach_.*|_BatchNorm|_replace|_fields|_exit")
+OTHERS = re.compile("_foreach_.*|_BatchNorm|_step_supports_amp_scaling|_replace|_fields|_exit")
 
 
 def test_no_private_name_of_another_object_is_asked_for() -> None:

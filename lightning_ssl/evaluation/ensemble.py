@@ -23,6 +23,7 @@ def mean_of_models(probs: Tensor, votes: bool = True) -> tuple[Tensor, Tensor]:
         int64; where several are, the one of the largest mean probability.
 
     Example:
+        >>> import torch
         >>> models = torch.tensor([[[0.9, 0.1]], [[0.4, 0.6]], [[0.3, 0.7]]])
         >>> [[round(value, 2) for value in row] for row in mean_of_models(models)[0].tolist()]
         [[0.33, 0.67]]

@@ -122,10 +122,9 @@ class ReMixMatch(TeacherModule):
         logits = self.head(self.embed(mixup(images, partner, weight)))
         target, b = mixup(target, partner, weight), len(labels)
         counts = None if u.kept is None else u.kept.repeat(1 + len(strong))
-        labeled, unlabeled = self.imbalance.labeled(logits[:b]), self.imbalance.learn(logits[b:])
         losses = {
-            "x": weighted_cross_entropy(labeled, target[:b]),
-            "u": weighted_cross_entropy(unlabeled, target[b:], counts),
+            "x": weighted_cross_entropy(self.imbalance.labeled(logits[:b]), target[:b]),
+            "u": weighted_cross_entropy(self.imbalance.learn(logits[b:]), target[b:], counts),
         }
         with keep_statistics(self):
             first = self.imbalance.learn(self.head(self.embed(strong[0])))

@@ -238,7 +238,7 @@ def _timm(
             f"Options of the `backbone` {name!r} must be 'bn_momentum' or arguments of its "
             f"constructor in timm, got {tuple(options)}: {error}"
         ) from error
-    cast(dict[str, Any], model.pretrained_cfg).pop("state_dict", None)  # the weights again
+    getattr(model, "pretrained_cfg", {}).pop("state_dict", None)  # the weights again
     # Some models have a hidden layer between the last feature map and the output.
     model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
     if bn_momentum is not None:

@@ -161,7 +161,7 @@ def test_bad_input(
     args: tuple[str, ...], parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("text").write_text("no checkpoint")
-    torch.save({"state_dict": {}}, "foreign.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.4"}, "foreign.ckpt")
     with pytest.raises(SystemExit) as stopped:
         main(["project", *args])
     assert stopped.value.code == 2

@@ -285,7 +285,8 @@ def test_bad_input(args: tuple[str, ...], parts: tuple[str, ...], capsys: Any) -
     fit("Supervised", "a", 1)
     content = load("a")
     torch.save(content | {"method": "nowhere.Method"}, "strange.ckpt")
-    torch.save({"state_dict": content["state_dict"]}, "foreign.ckpt")
+    kept = ("state_dict", "pytorch-lightning_version")
+    torch.save({name: content[name] for name in kept}, "foreign.ckpt")
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         label(*args)

@@ -275,7 +275,8 @@ EXACT = (
 
 def start(row: Row, run_dir: str, steps: int, *args: str) -> Any:
     """Train a few steps in which every part of the loss counts."""
-    cli = fit(row.name, run_dir, steps, *row.options, *args)
+    each = ("--trainer.log_every_n_steps", "1")  # or nothing of so short a run is written
+    cli = fit(row.name, run_dir, steps, *each, *row.options, *args)
     if "train/mask_rate" in row.logged:
         assert cli.trainer.callback_metrics["train/mask_rate"] > 0
     return cli

@@ -251,7 +251,9 @@ def test_the_rotation_head_decays_as_in_the_original(network: Any) -> None:
 
 
 def test_average_and_checkpoint_hold_the_head_the_means_and_the_rates() -> None:
-    cli = fit("ReMixMatch", "a", 4, "--model.augment", "ctaugment", "--model.ema_decay", "0.9")
+    each = ("--trainer.log_every_n_steps", "1")
+    options = ("--model.augment", "ctaugment", "--model.ema_decay", "0.9")
+    cli = fit("ReMixMatch", "a", 4, *options, *each)
     state = load("a")
     means = ("imbalance.predicted.window", "imbalance.occurring.value")
     for name in ("rotation.weight", "ctaugment.rates", *means):

@@ -242,7 +242,7 @@ def test_the_ramp_rises_over_a_fraction_of_the_run():
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(VAT, "training_step", record)
-            fit("VAT", name, 4, *options)
+            fit("VAT", name, 4, *options, "--trainer.log_every_n_steps", "1")
     assert losses["ramp"] == pytest.approx([0, 0.5, 1, 1], abs=1e-4)
     assert losses["zero"] == pytest.approx([0, 0, 0, 0], abs=1e-4)
 

@@ -80,6 +80,7 @@ class _Loader(WrappedLoader):
             persistent_workers=num_workers > 0 and keep_workers,
             pin_memory=pin_memory,
             collate_fn=_identity,
+            generator=torch.Generator(),  # a walk shall draw nothing from the global one
         )
         super().__init__(loader)
 

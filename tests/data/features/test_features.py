@@ -78,6 +78,7 @@ def make_method(name: str = "FixMatch", seed: int = 0, **options: Any) -> Any:
     method = getattr(methods, name)
     sizes = {"num_labeled": 12, "num_unlabeled": COUNT, "class_counts": [4, 4, 4], "image_side": 8}
     sizes = {key: value for key, value in sizes.items() if key in parameters(method)}
+    options |= {"perplexity": 5.0} if name == "VMFSNE" else {}
     network = "wrn_10_1" if name == "CRMatch" else Network(seed)  # it asks for maps
     torch.manual_seed(1)
     return method(3, backbone=network, freeze_backbone=True, **sizes, **options)
