@@ -145,6 +145,7 @@ def test_bad_options_are_found_before_the_first_step(
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_two_ranks_equal_one(two_ranks: Any) -> None:
     exact = COMMON + (
         "--model.backbone_args '{norm: none}' --trainer.precision 64-true --model.optimizer.lr 0.01"

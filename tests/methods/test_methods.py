@@ -383,16 +383,7 @@ def _losses(run_dir: str) -> list[float]:
         return [float(r["train/loss"]) for r in csv.DictReader(file) if r["train/loss"]]
 
 
-OWN_WAYS = {
-    "Supervised",
-    "FixMatch",
-    "PAWS",
-    "SuNCEt",
-    "CRMatch",
-    "MeanTeacher",
-    "MOAM",
-    "SimMatch",
-}
+OWN_WAYS = {"FixMatch", "PAWS", "CRMatch", "MeanTeacher"}
 FROZEN = ("--model.freeze_backbone", "true")
 
 

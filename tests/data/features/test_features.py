@@ -365,7 +365,13 @@ def test_what_cannot_be_stored_is_refused_before_anything_is(
     assert not (tmp_path / "features").exists()
 
 
-@pytest.mark.parametrize("name", METHODS)
+# One of each family; the others take their batches in the same way.
+_FEW = {"FixMatch", "PAWS", "VMFSNE", "CoMatch", "MeanTeacher", "SimCLR", "S4LExemplar", "Dash"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in _FEW else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
+)
 def test_every_other_method_trains_validates_and_resumes(name: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {} if name == "S4LExemplar" else {"labeled_order": "stratified"}
 
