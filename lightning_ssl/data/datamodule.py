@@ -132,8 +132,6 @@ class SSLDataModule(CachedData):
         lists = (self.split, self.source.train, views, self.image_size, self.labeled)
         if self._features is not None:
             copies = self._features.declare(trainer.lightning_module, views)
-            if isinstance(self.source.train, FileImages):
-                check_readable(self.source.train, torch.cat([self.labeled.rows, self.split.val]))
             stored = FetchFeatures(plan, *lists, copies=copies, seed=self.seed)
             self._draw_views = DrawFeatures(stored)
             return

@@ -12,8 +12,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_ssl.augment import Compose, Normalize, Transform, Views
-from lightning_ssl.augment.base import to_float
+from lightning_ssl.augment import Compose, Transform, Views
 from lightning_ssl.checks import check_count
 from lightning_ssl.data.features.draw import (
     Features,
@@ -21,7 +20,7 @@ from lightning_ssl.data.features.draw import (
     near_labels,
     refuse_broken,
 )
-from lightning_ssl.data.features.fill import Embed, Filler, View
+from lightning_ssl.data.features.fill import Embed, Filler, View, check_true
 from lightning_ssl.data.features.key import (
     FORMAT,
     describe_network,
@@ -31,15 +30,14 @@ from lightning_ssl.data.features.key import (
     key_of,
 )
 from lightning_ssl.data.features.store import Store, default_folder, read_meta, stores
-from lightning_ssl.data.loading.fetch import EvaluationFetch
+from lightning_ssl.data.loading.fetch import check_readable
 from lightning_ssl.data.loading.loader import available_cores
+from lightning_ssl.data.sources.images import FileImages
 from lightning_ssl.files import check_output_folder, waiting_lock
 
 SLOTS = {"weak": 4, "local": 16}
 """Views to how many draws are stored of each, where the user does not say; 8 for others."""
 _EVAL: tuple[str, Transform] = ("eval", Compose([]))
-_TRIED = 8  # images that are embedded again when stored features are taken
-_ALIKE = 0.999  # smallest cosine of the two
 
 
 class FeatureCache:
@@ -71,6 +69,7 @@ class FeatureCache:
             check_count(f"data.cached_views{name and f'.{name}'}", count)
         self._views: dict[str, tuple[Transform, int]] = {}
         self._stores: dict[str, Store] = {}
+        self._network: dict[str, Any] = {}
         self._fields: dict[str, dict[str, Any]] = {}
         self._record: dict[str, Any] | None = None
         self._resumed: Mapping[str, Any] | None = None
@@ -135,13 +134,13 @@ class FeatureCache:
             fetch: What makes the batches.
         """
         self._check_resumed()
+        store = self._take("train", self._views)
         for part in ("val", "test"):
             if getattr(self._data.source, part) is not None:
                 self.evaluation(part)
-        store = self._take("train", self._views)
         fetch.take({name: store.view(self._label(name)) for name in self._views}, store.broken)
         if self._rejects:
-            features = torch.from_numpy(np.array(store.view(_label(*_EVAL))[0])).float()
+            features = torch.from_numpy(np.array(store.view(_label(*_EVAL))[0]))
             fetch.kept = near_labels(features, self._data.split.labeled, self._data.split.unlabeled)
 
     def evaluation(self, part: str) -> Features | None:
@@ -214,7 +213,7 @@ class FeatureCache:
 
     def close(self) -> None:
         """Forget what is open."""
-        self._stores, self._fields, self._record = {}, {}, None
+        self._stores, self._fields, self._network, self._record = {}, {}, {}, None
 
     # What is stored
 
@@ -230,9 +229,11 @@ class FeatureCache:
                 module.start_from_weights()
             options = module.hparams.get("backbone"), module.hparams.get("backbone_args")
             precision = "32-true" if trainer is None else str(trainer.precision)
+            # Its weights are read once for all parts.
+            self._network = self._network or describe_network(module.backbone, *options, precision)
             self._fields[part] = {
                 "format": FORMAT,
-                **describe_network(module.backbone, *options, precision),
+                **self._network,
                 "image_size": data.image_size,
                 "in_channels": data.in_channels,
                 "crop_pct": data.crop_pct,
@@ -270,8 +271,12 @@ class FeatureCache:
         labels = {name: _label(name, transform) for name, transform in made.items()}
         wanted = {labels[name]: views[name][1] if name in views else 1 for name in made}
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        complete, images = store.is_complete(wanted), getattr(self._data.source, part)
+        if views and not complete and isinstance(images, FileImages):
+            # Before anything is computed; of what is there, broken ones are known.
+            check_readable(images, torch.cat([self._data.labeled.rows, self._data.split.val]))
         with ExitStack() as held:
-            if not store.is_complete(wanted) and rank == 0:
+            if not complete and rank == 0:
                 check_output_folder(store.folder, "data.features_dir", ("meta.json",))
                 # Another run may be at it; then this one finds everything done.
                 held.enter_context(waiting_lock(store.folder / "fill.lock"))
@@ -283,7 +288,7 @@ class FeatureCache:
             form = (self._data.image_size, self._data.mean, self._data.std)
             filler = Filler(
                 store,
-                getattr(self._data.source, part),
+                images,
                 self._data.image_size,
                 {labels[name]: View.make(name, made[name], *form) for name in made},
                 embed,
@@ -291,7 +296,7 @@ class FeatureCache:
             shown = trainer is None or trainer.progress_bar_callback is not None
             filler(wanted, rank, world_size, min(4, available_cores()), shown)
             _barrier(trainer)
-        self._check_true(store, part, embed)
+        check_true(store, part, labels["eval"], images, *form, embed)
         self._stores[part] = store
         return store
 
@@ -307,24 +312,6 @@ class FeatureCache:
                 f"{', '.join(f'`{name}`' for name in changed)} differ from what is stored."
             )
         store.prepare(fields, about)
-
-    def _check_true(self, store: Store, part: str, embed: Embed) -> None:
-        images = getattr(self._data.source, part)
-        rows = torch.from_numpy(np.flatnonzero(~store.broken))
-        rows = rows[:: max(1, len(rows) // _TRIED)][:_TRIED]
-        if not len(rows):
-            return
-        pixels = EvaluationFetch(images, self._data.image_size)(rows)[0].to(embed.device)
-        found = embed(Normalize(self._data.mean, self._data.std)(to_float(pixels), {})).float()
-        stored = torch.from_numpy(store.view(_label(*_EVAL))[0, rows.numpy()]).to(found)
-        cosine = torch.cosine_similarity(found, stored)
-        both = (found != 0).any(1) | (stored != 0).any(1)
-        if (cosine[both] < _ALIKE).any():
-            raise ValueError(
-                f"`data.features_dir` holds features of the {part} images in '{store.folder}' that "
-                "this network does not compute any more, although paths and weights seem the "
-                "same: delete that folder."
-            )
 
 
 def _label(name: str, transform: Transform) -> str:

@@ -16,13 +16,16 @@ from pytorch_lightning.utilities import rank_zero_info
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from lightning_ssl.augment import Transform, Views
+from lightning_ssl.augment import Normalize, Transform, Views
+from lightning_ssl.augment.base import to_float
 from lightning_ssl.data.features.store import CHUNK, Store, Wanted
-from lightning_ssl.data.loading.fetch import cut_views
+from lightning_ssl.data.loading.fetch import EvaluationFetch, cut_views
 from lightning_ssl.data.sources.images import BrokenImageError, FileImages, Images, ResidentImages
 
 _PIECE = 64  # images that go through the network together; a chunk is drawn as if by ranks of these
 _STREAM = "cache"
+_TRIED = 8  # images that are embedded again when stored features are taken
+_ALIKE = 0.999  # smallest cosine of the two
 _SEED = 0  # of the draws; the same for all runs, so that they share the features
 
 
@@ -238,3 +241,45 @@ _Piece = tuple[int, range, dict[str, Tensor], list[int]]
 
 def _step(chunk: int, slot: int) -> int:
     return slot * 2**32 + chunk
+
+
+def check_true(
+    store: Store,
+    part: str,
+    label: str,
+    images: Images,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    embed: Embed,
+) -> None:
+    """Embed a few images again, and see that what is stored of them is the same.
+
+    Args:
+        store: The features.
+        part: Which images they are of, for the message.
+        label: Of the view that evaluation sees.
+        images: The images.
+        size: Side of the images in pixels.
+        mean: Mean of each channel, in units of [0, 1].
+        std: Standard deviation of each channel.
+        embed: The network.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    rows = torch.from_numpy(np.flatnonzero(~store.broken))
+    rows = rows[:: max(1, len(rows) // _TRIED)][:_TRIED]
+    if not len(rows):
+        return
+    pixels = EvaluationFetch(images, size)(rows)[0].to(embed.device)
+    found = embed(Normalize(mean, std)(to_float(pixels), {})).float()
+    stored = torch.from_numpy(store.view(label)[0, rows.numpy()]).to(found)
+    cosine = torch.cosine_similarity(found, stored)
+    both = (found != 0).any(1) | (stored != 0).any(1)
+    if (cosine[both] < _ALIKE).any():
+        raise ValueError(
+            f"`data.features_dir` holds features of the {part} images in '{store.folder}' that "
+            "this network does not compute any more, although paths and weights seem the "
+            "same: delete that folder."
+        )
