@@ -223,20 +223,20 @@ class _Labeler(pl.LightningModule):
         pixels, index = batch
         if len(index) == 0:  # nothing left for this process, or nothing readable
             return index
-        part = self._one_view(pixels) if self.single else self._twenty_views(pixels)
         labeled = known_features(self.method)
+        if self.single:
+            found = self.method.predict_step((self._as_input(pixels), index), batch_idx)
+            part, seen = {"probs": found["probs"]}, found["embedding"]
+        else:
+            part, seen = self._twenty_views(pixels), None
         if labeled is not None:
-            seen = self.method.embed(
-                self._as_input(pixels if self.single else pixels[:, 0])
-            ).float()
-            part["outlier_score"] = nearest_label_scores(seen, labeled.to(seen))
+            seen = self.method.embed(self._as_input(pixels[:, 0])) if seen is None else seen
+            features = seen.float()
+            part["outlier_score"] = nearest_label_scores(features, labeled.to(features))
         self._kept.append({name: value.cpu() for name, value in {"index": index, **part}.items()})
         if len(self._kept) == _BATCHES_PER_PART:
             self._store()
         return index
-
-    def _one_view(self, pixels: Tensor) -> dict[str, Tensor]:
-        return {"probs": softmax(self.method(self._as_input(pixels)))}
 
     def _twenty_views(self, crops: Tensor) -> dict[str, Tensor]:
         images = [self._as_input(crop) for crop in crops.unbind(dim=1)]
