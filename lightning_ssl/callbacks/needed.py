@@ -26,4 +26,6 @@ def needed_callbacks(trainer: Trainer, ema_decay: float, head_init: Any) -> list
         needed.append(RunChecks(0 if averaged else ema_decay))
     if not averaged and ema_decay:
         needed.append(EMA(ema_decay))  # after the head has started: it copies the weights
-    return [*needed, LabeledFeatures()]  # the last, so that it sees the average
+    if not find_callbacks(trainer, LabeledFeatures):
+        needed.append(LabeledFeatures())  # the last, so that it sees the average
+    return needed
