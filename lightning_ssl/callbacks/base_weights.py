@@ -34,9 +34,15 @@ def leave_out(method: Any, checkpoint: dict[str, Any]) -> None:
     for key in _STATES:
         if key in checkpoint:
             checkpoint[key] = {n: v for n, v in checkpoint[key].items() if n not in names}
-    if getattr(method, "base_digest", None) is None:  # saved without a trainer
+    checkpoint[_KEY] = _remembered(method)
+
+
+def _remembered(method: Any) -> str:
+    """The digest; weights are read once, and here where no trainer has set up the method."""
+    if getattr(method, "base_digest", None) is None:
         remember(method)
-    checkpoint[_KEY] = method.base_digest
+    digest: str = method.base_digest
+    return digest
 
 
 def is_partial(checkpoint: Mapping[str, Any]) -> bool:
@@ -62,7 +68,7 @@ def put_back(method: LightningModule, checkpoint: dict[str, Any]) -> None:
     if digest is None:
         return
     own: dict[str, Any] = base_state(backbone)  # type: ignore[arg-type]  # a module
-    if digest_of(own) != digest:
+    if not own or _remembered(method) != digest:
         raise ValueError(
             "`ckpt_path` holds adapters alone, of a network with other weights than `backbone` has "
             "now: give those it was adapted from, by --model.backbone_args.pretrained true or "

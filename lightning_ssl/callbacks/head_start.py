@@ -5,10 +5,10 @@ from typing import Any, get_args
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
 
 from lightning_ssl.callbacks.support import embed_support, has_support
 from lightning_ssl.evaluation.head_start import HeadStartName, start_classifier
+from lightning_ssl.models import evaluating
 
 HEAD_INITS = ("none", *get_args(HeadStartName))
 
@@ -69,20 +69,11 @@ class HeadStart(Callback):
                 f"`head_init` '{self.kind}' starts from the labelled images: `datamodule` must "
                 f"have a `support_dataloader`, got {type(trainer.datamodule).__name__}."  # type: ignore[attr-defined]
             )
-        features, target = _embed(trainer, pl_module)
+        with torch.no_grad(), evaluating(pl_module):
+            features, target = embed_support(trainer, pl_module)
         found = start_classifier(self.kind, features, target, len(head.weight))
         # The same to the last bit on processors of any kind.
         weight, bias = trainer.strategy.broadcast((found.weight, found.bias))
         with torch.no_grad():
             head.weight.copy_(weight)
             head.bias.copy_(bias)
-
-
-def _embed(trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
-    modes = [(module, module.training) for module in pl_module.modules()]
-    pl_module.eval()
-    with torch.no_grad():
-        found = embed_support(trainer, pl_module)
-    for module, training in modes:
-        module.training = training
-    return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_ssl.data.sources.base import SIDES
 from lightning_ssl.methods import SSLModule
+from lightning_ssl.models import evaluating
 
 _WHOLE, _REAL = int, (int, float)
 
@@ -220,8 +221,7 @@ def _sees_one_number(model: SSLModule, data: Any) -> bool:
 
     Over a larger map of features it takes its statistics from the places of one image.
     """
-    modes = {module: module.training for module in model.modules()}
-    learning = [module for module, mode in modes.items() if mode]  # others are frozen
+    learning = [module for module in model.modules() if module.training]  # others are frozen
     if any(isinstance(module, nn.BatchNorm1d) for module in learning):
         return True
     norms = [module for module in learning if isinstance(module, nn.BatchNorm2d)]
@@ -233,14 +233,11 @@ def _sees_one_number(model: SSLModule, data: Any) -> bool:
     first = next(model.backbone.parameters())
     shape = (1, data.in_channels, data.image_size, data.image_size)
     try:
-        model.backbone.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model.backbone):
             model.backbone(torch.zeros(shape, dtype=first.dtype, device=first.device))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return any(seen)
 
 

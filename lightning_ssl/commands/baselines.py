@@ -76,8 +76,11 @@ def baselines(
 
 
 def _with_seed(data: SSLDataModule, seed: int) -> SSLDataModule:
-    options = {**data.hparams, "seed": seed}
-    return SSLDataModule(**options)
+    """The same images, which are not opened again, with another choice of labels."""
+    options = {
+        name: v for name, v in data.hparams.items() if name not in ("dataset", "in_channels")
+    }
+    return SSLDataModule.from_source(data.source, **{**options, "seed": seed})
 
 
 def _unlabeled(split: Split) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_ssl.evaluation.probe import LinearProbe, logistic_regression
+from lightning_ssl.evaluation.probe import LinearProbe, deal_out, logistic_regression
 
 HeadStartName = Literal["class_means", "probe"]
 
@@ -76,10 +76,8 @@ def start_classifier(
 
 def _leave_out(fit: _Fit, rows: Tensor, target: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of left-out rows, part by part, and their classes."""
-    # The place of each row among those of its class says its part.
-    place = functional.one_hot(target).cumsum(dim=0).gather(1, target[:, None])[:, 0] - 1
     part = torch.full_like(target, -1)
-    part[left] = place[left] % _PARTS
+    part[left] = deal_out(target, _PARTS)[left]
     logits, classes = [], []
     for number in part[left].unique():
         out = part == number

@@ -42,6 +42,24 @@ class LinearProbe(NamedTuple):
         return float((logits.argmax(dim=1) == target.to(logits.device)).float().mean())
 
 
+def deal_out(target: Tensor, parts: int) -> Tensor:
+    """Deal rows out to parts, those of each class in turn, so that each part has its share.
+
+    Args:
+        target: Classes ``(N,)``, int64, 0 at least.
+        parts: Number of parts.
+
+    Returns:
+        Part of each row ``(N,)``, int64.
+
+    Example:
+        >>> deal_out(torch.tensor([0, 1, 0, 0, 1]), 2).tolist()
+        [0, 0, 1, 0, 1]
+    """
+    of_class = torch.nn.functional.one_hot(target)
+    return (of_class.cumsum(dim=0).gather(1, target[:, None])[:, 0] - 1) % parts
+
+
 def logistic_regression(
     features: Tensor, target: Tensor, c: float = 1.0, *, standardize: bool = True
 ) -> LinearProbe:

@@ -16,7 +16,7 @@ from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
 from lightning_ssl.models.preact_resnet import PreActResNet50
 from lightning_ssl.models.pretrained import backbone_inputs, is_packaged
 from lightning_ssl.models.resnet_v2 import ResNet20V2
-from lightning_ssl.models.statistics import keep_statistics
+from lightning_ssl.models.statistics import evaluating, keep_statistics
 from lightning_ssl.models.weights import load_weights
 from lightning_ssl.models.wide_resnet import WideResNet
 
@@ -34,6 +34,7 @@ __all__ = [
     "build_backbone",
     "build_network",
     "digest_of",
+    "evaluating",
     "features_and_map",
     "is_adapted",
     "is_packaged",

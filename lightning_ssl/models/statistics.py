@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics."""
+"""Modes of a network, and BatchNorm's running statistics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,3 +28,19 @@ def keep_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in norms:
             layer.track_running_stats = True
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while; each part then has its own mode again.
+
+    Args:
+        module: The network.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

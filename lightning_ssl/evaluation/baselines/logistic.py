@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ssl.evaluation.baselines.pool import Pool, Transduced
-from lightning_ssl.evaluation.probe import LinearProbe, logistic_regression
+from lightning_ssl.evaluation.probe import LinearProbe, deal_out, logistic_regression
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
@@ -63,9 +63,7 @@ def choose_strength(features: Tensor, target: Tensor) -> float:
     folds = min(5, int(counts[counts > 0].min()))
     if folds < 2:
         return 0.01
-    part = torch.empty_like(target)
-    for c, count in enumerate(counts.tolist()):
-        part[target == c] = torch.arange(count, device=part.device) % folds
+    part = deal_out(target, folds)
     right = [0.0] * len(STRENGTHS)
     for fold in range(folds):
         kept, left = part != fold, part == fold

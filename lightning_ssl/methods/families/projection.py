@@ -18,7 +18,7 @@ from lightning_ssl.losses import (
     suncet_loss,
 )
 from lightning_ssl.methods.base import SSLModule
-from lightning_ssl.models import PredictionHead, ProjectionHead
+from lightning_ssl.models import PredictionHead, ProjectionHead, evaluating
 
 _HEAD_ARGS = ("hidden_features", "layers", "norm", "activation")
 _CHUNK = 256  # images that `fit_support` embeds at a time
@@ -159,11 +159,8 @@ class ProjectionModule(SSLModule, ABC):
         if len(images) != len(target):
             raise ValueError(f"`target` must have {len(images)} classes, got {len(target)}.")
         self.start_from_weights()
-        training = self.training
-        self.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self):
             parts = [self.embed(part.to(self.device)) for part in images.split(_CHUNK)]
-        self.train(training)
         self.classifier.fit(torch.cat(parts), target.to(self.device))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
