@@ -24,7 +24,7 @@ from lightning_ssl.commands.compare_check import check_fit
 from lightning_ssl.commands.compare_table import Run, read_accuracy, write_tables
 from lightning_ssl.commands.options import keep_method, split_options
 from lightning_ssl.data.loading.loader import available_cores
-from lightning_ssl.files import check_output_folder, replacing
+from lightning_ssl.files import check_output_folder, writing_text
 
 # Flag to the argument of `compare` that sets it for each run.
 _OWN_FLAGS = {
@@ -269,8 +269,8 @@ def _start(run: Run, threads: int) -> "subprocess.Popen[bytes]":
     resumed = run.last.exists()
     if not resumed:
         shutil.rmtree(run.folder, ignore_errors=True)
-        with replacing(_record(run)) as temporary:
-            Path(temporary).write_text(json.dumps(run.options) + "\n", encoding="utf-8")
+        with writing_text(_record(run)) as file:
+            file.write(json.dumps(run.options) + "\n")
     command = [
         *(sys.executable, "-m", "lightning_ssl.commands.train_and_test", str(run.result)),
         *(*run.options, "--run_dir", str(run.folder)),

@@ -13,7 +13,7 @@ from lightning_ssl.cli.paths import options as typed
 from lightning_ssl.cli.trainer import run_trainer
 from lightning_ssl.commands.options import keep_method, read_options, split_options
 from lightning_ssl.commands.pseudo_label import pseudo_label
-from lightning_ssl.files import check_output_folder, replacing
+from lightning_ssl.files import check_output_folder, writing_text
 
 
 class Step(NamedTuple):
@@ -158,5 +158,5 @@ def _read(folder: Path) -> dict[str, list[str]]:
 
 @rank_zero_only
 def _record(folder: Path, finished: dict[str, list[str]]) -> None:
-    with replacing(folder / "finished.json") as temporary:
-        Path(temporary).write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
+    with writing_text(folder / "finished.json") as file:
+        file.write(json.dumps(finished, indent=1) + "\n")

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.cli.errors import USER_ERRORS, error_line
 from lightning_ssl.cli.trainer import run_trainer
-from lightning_ssl.files import replacing
+from lightning_ssl.files import writing_text
 
 
 def train_and_test(command: Sequence[str]) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def _end_with_parent() -> None:
 
 @rank_zero_only
 def _write(path: str, result: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
-        Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with writing_text(path) as file:
+        file.write(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,28 +13,19 @@ from lightning_ssl.commands.baselines import BaselineRow
 from lightning_ssl.commands.compare_table import Run, write_tables
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.evaluation.baselines import Pool, class_means
-from lightning_ssl.models import build_backbone
+
+from runs import read_rows
 
 NETWORK = ("--model.backbone", "wrn_10_1", "--model.weights", "network.pt")
 DIGITS = ("--data.dataset", "digits", "--data.num_labels", "40", "--data.features_dir", "store")
 
 
-@pytest.fixture(autouse=True)
-def network() -> Any:
-    torch.manual_seed(0)
-    made = build_backbone("wrn_10_1")
-    torch.save(made.state_dict(), "network.pt")
-    return made.eval()
-
-
-def rows(path: str = "baselines.csv") -> list[dict[str, str]]:
-    with Path(path).open() as file:
-        return list(csv.DictReader(file))
+pytestmark = pytest.mark.usefixtures("network")
 
 
 def test_rows_equal_the_classifiers_on_features_by_hand(network: Any) -> None:
     run(["baselines", *NETWORK, *DIGITS, "--seeds", "2"])
-    found = {(row["method"], int(row["seed"])): row for row in rows()}
+    found = {(row["method"], int(row["seed"])): row for row in read_rows("baselines.csv")}
     assert len(found) == 2 * 9
     for seed in (0, 1):
         data = SSLDataModule("digits", num_labels=40, seed=seed)
@@ -63,7 +54,9 @@ def test_rows_equal_the_classifiers_on_features_by_hand(network: Any) -> None:
     stamp = {path: path.stat().st_mtime_ns for path in Path("store").rglob("*.npy")}
     run(["baselines", *NETWORK, *DIGITS, "--seeds", "1", "--output", "again.csv"])
     assert {path: path.stat().st_mtime_ns for path in Path("store").rglob("*.npy")} == stamp
-    assert [r["test"] for r in rows("again.csv")] == [r["test"] for r in rows() if r["seed"] == "0"]
+    assert [r["test"] for r in read_rows("again.csv")] == [
+        r["test"] for r in read_rows("baselines.csv") if r["seed"] == "0"
+    ]
 
 
 def test_without_a_test_part_the_validation_images_are_measured(tmp_path: Path) -> None:
@@ -77,7 +70,8 @@ def test_without_a_test_part_the_validation_images_are_measured(tmp_path: Path) 
     Path("list.csv").write_text("\n".join(lines))
     options = ("--data.dataset", "csv", "--data.root", "list.csv", "--data.features_dir", "store")
     run(["baselines", *NETWORK, *options, "--data.val_per_class", "2", "--seeds", "1"])
-    assert all(not row["transductive"] and float(row["test"]) <= 1 for row in rows())
+    found = read_rows("baselines.csv")
+    assert all(not row["transductive"] and float(row["test"]) <= 1 for row in found)
     with pytest.raises(ValueError, match="`data` must have images to measure on"):
         run(["baselines", *NETWORK, *options, "--data.val_per_class", "0"])
 

@@ -1,6 +1,5 @@
 """Lists of images to label."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,14 @@ from PIL import Image
 from lightning_ssl.cli import run
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.evaluation.selection import prototypes
-from lightning_ssl.models import build_backbone
 
-from runs import fit
+from runs import fit, read_rows
 
 STORE = ("--data.features_dir", "store")
 NETWORK = ("--model.backbone", "wrn_10_1", "--model.weights", "network.pt")
 
 
-@pytest.fixture(autouse=True)
-def network() -> Any:
-    torch.manual_seed(0)
-    made = build_backbone("wrn_10_1")
-    torch.save(made.state_dict(), "network.pt")
-    return made.eval()
-
-
-def rows(path: str = "to_label.csv") -> list[dict[str, str]]:
-    with Path(path).open() as file:
-        return list(csv.DictReader(file))
+pytestmark = pytest.mark.usefixtures("network")
 
 
 def test_of_a_folder_every_image_counts_and_the_list_trains(network: Any) -> None:
@@ -43,7 +31,7 @@ def test_of_a_folder_every_image_counts_and_the_list_trains(network: Any) -> Non
     options = ("--data.dataset", "folder", "--data.root", "photos", "--data.image_size", "8")
     given = (*NETWORK, *STORE, *options, "--data.mean", "[0.5,0.5,0.5]")
     run(["select", "--count", "20", *given, "--data.std", "[0.5,0.5,0.5]"])
-    found = rows()
+    found = read_rows("to_label.csv")
     assert [row["rank"] for row in found] == [str(i) for i in range(1, 21)] + [""] * 40
     names = [row["path"] for row in found]
     assert sorted(names) == sorted(str(path) for path in Path("photos").rglob("*.png"))
@@ -70,7 +58,7 @@ def test_a_checkpoint_says_what_it_is_unsure_of() -> None:
     path = "run/checkpoints/last.ckpt"
     for by in ("margin", "entropy", "prototypes"):
         run(["select", "--count", "30", "--by", by, "--ckpt_path", path])
-        found = rows()
+        found = read_rows("to_label.csv")
         assert len(found) == 1437
         chosen = [int(row["path"]) for row in found[:30]]
         assert len(set(chosen)) == 30

@@ -1,5 +1,6 @@
 """Short runs of the command line, and what they leave behind."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def fit(method: str, run_dir: str, steps: int, *args: str) -> Any:
 def load(run_dir: str, name: str = "last") -> dict[str, Any]:
     """Open a checkpoint of a run, as a stranger would."""
     return torch.load(Path(run_dir, "checkpoints", f"{name}.ckpt"), weights_only=True)
+
+
+def read_rows(path: str) -> list[dict[str, str]]:
+    """Rows of a CSV file by its columns."""
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
