@@ -56,8 +56,8 @@ class Embeddings(Callback):
         return not trainer.sanity_checking
 
     def _start(self, trainer: Trainer, loader: Any) -> None:
-        self._active = self.wanted(trainer)
         self.stage = getattr(loader, "stage", self.stage)
+        self._active = self.wanted(trainer) and self.stage != "support"
         total = getattr(loader, "num_images", self.max_images)
         generator = torch.Generator().manual_seed(0)
         self._sample = torch.randperm(total, generator=generator)[: self.max_images]

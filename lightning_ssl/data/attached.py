@@ -35,6 +35,18 @@ def ranks(trainer: pl.Trainer | None) -> dict[str, int]:
     return {"rank": trainer.global_rank, "world_size": trainer.world_size}
 
 
+def position(trainer: pl.Trainer) -> int:
+    """Step a run stands at; the counter is restored from a checkpoint before it is read.
+
+    Args:
+        trainer: That of the datamodule.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    # Overfitting means the same batches in every epoch.
+    overfit = trainer.overfit_batches  # type: ignore[attr-defined]
+    return int((progress.current if overfit else progress.total).ready)
+
+
 def pins_memory(trainer: pl.Trainer | None) -> bool:
     """Whether batches go to a CUDA device.
 

@@ -1,5 +1,6 @@
 """One datamodule: the plan's batches, their views, and evaluation sets."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,6 +15,7 @@ from lightning_ssl.data.attached import (
     check_soft_targets,
     patch_side,
     pins_memory,
+    position,
     ranks,
     refuse_batch_size_finder,
     required,
@@ -205,7 +207,7 @@ class SSLDataModule(CachedData):
         return TrainLoader(
             fetch,
             steps,
-            self._position,
+            partial(position, trainer),
             num_workers=self._workers(None if self._features else fetch.images),
             pin_memory=pins_memory(self.trainer),
         )
@@ -218,15 +220,6 @@ class SSLDataModule(CachedData):
         """
         save_split(Path(folder, "split.json"), self.split, len(self.source.train), self.pseudo)
 
-    def _position(self) -> int:
-        """Step the run stands at; the counter is restored from a checkpoint before it is read."""
-        trainer = self._attached_trainer
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        # Overfitting means the same batches in every epoch.
-        overfit = trainer.overfit_batches  # type: ignore[attr-defined]
-        counted = progress.current if overfit else progress.total
-        return int(counted.ready)
-
     def _count_steps(self) -> int:
         assert self._draw_views is not None
         return count_steps(
@@ -238,12 +231,19 @@ class SSLDataModule(CachedData):
         )
 
     def val_dataloader(self) -> EvaluationLoader | list[Any]:
-        """Validation images; without any, the test images, reported and never selected on."""
+        """Validation images; without any, the test images, reported and never selected on.
+
+        Without these, a labelled image for each process: nothing is measured with them, but a
+        checkpoint that is written after a validation has what its predictions need.
+        """
         if self.source.val is not None:
             return self._evaluation("val", "val")
         if len(self.split.val):
             return self._evaluation("train", "val", self.split.val)
-        return [] if self.source.test is None else self._evaluation("test", "test")
+        if self.source.test is not None:
+            return self._evaluation("test", "test")
+        count = ranks(self.trainer)["world_size"]
+        return self.sample_dataloader(count) if len(self.split.labeled) else []
 
     def test_dataloader(self) -> EvaluationLoader:
         """Test images.
@@ -257,7 +257,7 @@ class SSLDataModule(CachedData):
 
     def support_dataloader(self) -> EvaluationLoader:
         """Labelled training images as evaluation sees images: what soft nearest neighbours need."""
-        return self._evaluation("train", "support", self.split.labeled)
+        return self.sample_dataloader(len(self.split.labeled))
 
     def sample_dataloader(self, most: int) -> EvaluationLoader:
         """Like :meth:`support_dataloader`; of a longer list some images, evenly spread over it.

@@ -62,8 +62,7 @@ class SSLModule(pl.LightningModule, ABC):
         in_channels: Channels of the images; taken from the data on the command line.
         optimizer: Optimizer and its values.
         schedule: Learning-rate schedule, counted in optimizer updates.
-        ema_decay: Decay of the averaged weights used for evaluation, in [0, 1); 0 evaluates the
-            trained weights themselves.
+        ema_decay: Decay of the averaged weights that are evaluated, in [0, 1); 0 for no average.
         ema_half_life: Updates after which a weight's share of the average has halved, in place of
             ``ema_decay``.
         weights: Checkpoint, state dict or file of the original PAWS code to start from, at the
@@ -334,14 +333,15 @@ class SSLModule(pl.LightningModule, ABC):
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Update the metrics of the set that is looked at while training.
 
-        Where the data has no validation part this is the test set; it is then logged as such.
+        Where the data has no validation part this is the test set, logged as such, or nothing.
 
         Args:
             batch: Images, targets and indices.
             batch_idx: Position in the set.
         """
         stage = getattr(self.trainer.val_dataloaders, "stage", "val")
-        self._evaluate(batch, self.test_metrics if stage == "test" else self.val_metrics)
+        if stage != "support":
+            self._evaluate(batch, self.test_metrics if stage == "test" else self.val_metrics)
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Update the metrics of the test set.

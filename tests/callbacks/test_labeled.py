@@ -87,6 +87,22 @@ def test_embeddings_of_a_method_that_compares_are_its_own() -> None:
         assert float(row["outlier_score"]) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("method", "kept"), [("PAWS", "support"), ("FixMatch", "labeled_features")]
+)
+def test_a_run_that_evaluates_nothing_has_them_too(method: str, kept: str) -> None:
+    train = SSLDataModule("digits").source.train
+    for i in range(40):
+        folder = Path("train", "unlabeled" if i % 2 else f"labeled/{train.targets[i]}")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(train.pixels[i, 0].numpy()).save(folder / f"{i}.png")
+    data = ("--data.dataset", "folder", "--data.root", "train", "--data.image_size", "8")
+    fit(method, "a", 2, *data, "--data.val_per_class", "0", "--data.batch_size", "6")
+    assert kept in load("a")
+    predict(LAST)
+    assert "outlier_score" in rows("predictions.csv")[0]
+
+
 def test_older_weights_have_none_and_a_resumed_run_has_the_same() -> None:
     often = ("--trainer.callbacks+=lightning_ssl.callbacks.RunCheckpoint",
              "--trainer.callbacks.filename", "each",

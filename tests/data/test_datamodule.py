@@ -350,9 +350,10 @@ class TestEvaluation:
 
     def test_no_images_to_evaluate(self):
         data = SSLDataModule.from_source(make_arrays(), num_labels=6, batch_size=3, seed=0)
-        _, seen = self.run(data, 3, val_check_interval=1.0)
-        assert data.val_dataloader() == []
-        assert seen.val == []
+        trainer, seen = self.run(data, 3, val_check_interval=1.0)
+        # A validation is passed, as checkpoints need one, but measures nothing.
+        assert {tuple(index.tolist()) for *_, index in seen.val} == {(int(data.split.labeled[0]),)}
+        assert {n.split("/")[0] for n in trainer.callback_metrics} == {"train"}
         with pytest.raises(ValueError, match="has no test images"):
             make_trainer().test(method(3), data, verbose=False)
         with pytest.raises(ValueError, match="no test images to predict"):

@@ -142,8 +142,8 @@ class EvaluationLoader(_Loader):
         batch_size: Images per batch and rank.
         rank: This process.
         world_size: Number of processes.
-        stage: What the list is: ``val``, ``test``, ``predict`` or ``support``; metrics are logged
-            under it.
+        stage: What the list is: ``val`` or ``test``, as which metrics are logged, ``predict``, or
+            ``support``, labelled images.
         num_workers: Worker processes.
         pin_memory: Copy batches to page-locked memory, for CUDA.
         keep_workers: Whether the workers wait for the next walk, until Lightning ends them.
