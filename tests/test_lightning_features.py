@@ -1,6 +1,7 @@
 """What Lightning offers besides: finders, early stopping, datamodules used alone."""
 
 import sys
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -106,11 +107,14 @@ def test_a_search_for_batch_sizes_is_refused(call: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("callback", "name", "val_per_class", "known"),
     [
-        (EarlyStopping, "val/acc", 0, "test/acc, test/acc_top5, test/ece"),
+        (EarlyStopping, "val/acc", 0, "test/acc, test/acc_top5, test/balanced_acc, test/ece"),
         (ModelCheckpoint, "val/ece", 0, "test/acc"),
-        (EarlyStopping, "val_loss", 1, "val/acc, val/acc_top5, val/ece"),
+        (EarlyStopping, "val_loss", 1, "val/acc, val/acc_top5, val/balanced_acc, val/ece, val/f1"),
         (EarlyStopping, "test/acc", 1, "val/acc"),
         (ModelCheckpoint, "acc", 1, "val/acc"),
+        (partial(RunCheckpoint, "best"), "val/accuracy", 1, "val/acc"),
+        (partial(RunCheckpoint, "best"), "val/accuracy", 0, "val/acc"),
+        (partial(RunCheckpoint, "best"), "test/acc", 1, "val/acc"),
     ],
 )
 def test_a_monitor_that_nothing_logs_is_refused_at_the_start(
@@ -129,6 +133,7 @@ def test_a_monitor_that_nothing_logs_is_refused_at_the_start(
         (EarlyStopping("test/acc"), 0),
         (EarlyStopping("train/loss", check_on_train_epoch_end=True), 0),
         (RunCheckpoint("best", monitor="val/acc"), 0),
+        (RunCheckpoint("best", monitor="val/balanced_acc"), 1),
     ],
 )
 def test_a_monitor_that_is_logged_is_taken(callback: Any, val_per_class: int) -> None:

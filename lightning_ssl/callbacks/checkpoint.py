@@ -8,6 +8,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lightning_ssl.evaluation.metrics import SMALLER_IS_BETTER
 from lightning_ssl.files import save
 from lightning_ssl.lightning_private import may_save, save_newest, validation_is_due
 
@@ -65,6 +66,10 @@ def use_own_files(trainer: Trainer) -> None:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
 
+def _is_loss(name: str) -> bool:
+    return name.endswith(SMALLER_IS_BETTER) or name.startswith("train/loss")
+
+
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's checkpoint callback with the rules of this package.
 
@@ -77,7 +82,8 @@ class RunCheckpoint(ModelCheckpoint):
         filename: Name of the file, without its ending.
         dirpath: Folder of the file.
         monitor: Logged name to select by, such as ``val/acc``; None keeps the newest.
-        mode: Whether the smallest (``min``) or the largest (``max``) value is best.
+        mode: Whether the smallest (``min``) or the largest (``max``) value is best; None for the
+            smallest of losses, ``nll`` and ``ece``, the largest of others.
         every_n_train_steps: Optimizer updates between two files; None saves after validations.
     """
 
@@ -86,14 +92,14 @@ class RunCheckpoint(ModelCheckpoint):
         filename: str,
         dirpath: str | None = None,
         monitor: str | None = None,
-        mode: str = "max",
+        mode: str | None = None,
         every_n_train_steps: int | None = None,
     ) -> None:
         super().__init__(
             dirpath=dirpath,
             filename=filename,
             monitor=monitor,
-            mode=mode,
+            mode=mode or ("min" if _is_loss(monitor or "") else "max"),
             every_n_train_steps=every_n_train_steps,
             auto_insert_metric_name=False,
             enable_version_counter=False,

@@ -18,21 +18,19 @@ def check_monitors(trainer: Trainer, method: LightningModule) -> None:
         ValueError: If a callback monitors such a value.
     """
     data = trainer.datamodule  # type: ignore[attr-defined]
-    has_validation = getattr(data, "has_validation", True)
-    known, absent = ([*getattr(method, f"{part}_metrics", {})] for part in ("val", "test"))
-    if not has_validation:
-        known, absent = absent, known
+    validates = getattr(data, "has_validation", True)
+    of_val, of_test = ([*getattr(method, f"{part}_metrics", {})] for part in ("val", "test"))
     ours = type(method).__module__.startswith("lightning_ssl.")  # others log what they like
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         name = getattr(callback, "monitor", None)
-        if name is None or isinstance(callback, RunCheckpoint):  # which drops its monitor itself
+        drops = isinstance(callback, RunCheckpoint) and not validates  # drops its monitor itself
+        known, absent = (of_val, of_test) if validates or drops else (of_test, of_val)
+        strange = name is not None and ours and not name.startswith("train/")
+        if name is None or name in known or not (name in absent or strange):
             continue
-        strange = ours and not name.startswith("train/")
-        if name in known or not (name in absent or strange):
-            continue
-        why = "" if has_validation else ", as the data has no validation part (data.val_per_class)"
+        why = "" if validates else ", as the data has no validation part (data.val_per_class)"
         raise ValueError(
             f"`monitor` of {type(callback).__name__} must be one of {', '.join(known)} or a "
-            f"'train/' value that the method logs{why}, got '{name}'."
+            f"'train/' value that the method logs{'' if drops else why}, got '{name}'."
         )

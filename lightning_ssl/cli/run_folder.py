@@ -86,26 +86,28 @@ def make_record(config: Namespace) -> Namespace:
         config: The parsed options of ``fit``, before ``{run_dir}`` is filled in.
     """
     record = config.clone()
-    record.trainer = fill(record.trainer, "{run_dir}")  # in the form that the parser can write
+    record.trainer = fill(record.trainer)  # in the form that the parser can write
     record.run_dir, record.ckpt_path = HERE, None
     return record
 
 
-def fill(value: Any, run_dir: str) -> Any:
-    """Put the run folder where a config says ``{run_dir}``.
+def fill(value: Any, **words: str) -> Any:
+    """Put the run folder where a config says ``{run_dir}``, and other words likewise.
 
     Args:
         value: Of a config, with everything in it.
-        run_dir: The folder.
+        **words: What stands for what.
     """
     if isinstance(value, str):
-        return value.replace("{run_dir}", run_dir)
+        for word, meaning in words.items():
+            value = value.replace(f"{{{word}}}", meaning)
+        return value
     if isinstance(value, Namespace):
-        return Namespace({k: fill(v, run_dir) for k, v in vars(value).items()})
+        return Namespace({k: fill(v, **words) for k, v in vars(value).items()})
     if isinstance(value, dict):
-        return {k: fill(v, run_dir) for k, v in value.items()}
+        return {k: fill(v, **words) for k, v in value.items()}
     if isinstance(value, list):
-        return [fill(item, run_dir) for item in value]
+        return [fill(item, **words) for item in value]
     return value
 
 

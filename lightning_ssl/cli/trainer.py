@@ -131,6 +131,12 @@ class SSLCLI(CommandLine):
             default=None,
             help="Folder for checkpoints, logs and config; a new one under runs/ if not given.",
         )
+        parser.add_argument(
+            "--monitor",
+            type=str,
+            default="val/acc",
+            help="Logged value that best.ckpt is chosen by, such as val/balanced_acc or val/nll.",
+        )
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         for name in LINKED:
             parser.link_arguments(
@@ -184,7 +190,7 @@ class SSLCLI(CommandLine):
             data = config.data.get("init_args", {})
             if data.get("dataset") == "folder" and data.get("root") is None:
                 raise ValueError("`data.root` must be the folder of images to predict, got none.")
-        config.trainer = fill(config.trainer, config.run_dir)
+        config.trainer = fill(config.trainer, run_dir=config.run_dir, monitor=config.monitor)
         config.trainer.default_root_dir = config.trainer.default_root_dir or config.run_dir
 
     def _require_folder(self, config: Namespace) -> None:

@@ -1,6 +1,7 @@
 """What all methods inherit: averaging, warm start, checkpoints, warnings, evaluation."""
 
 import csv
+import math
 import os
 import re
 import signal
@@ -194,14 +195,16 @@ def test_nothing_is_selected_on_the_test_set() -> None:
     assert not any(name.startswith("val/") for name in cli.trainer.callback_metrics)
 
 
-def test_a_validation_part_is_selected_on() -> None:
+@pytest.mark.parametrize(("monitor", "best_of"), [("val/acc", max), ("val/nll", min)])
+def test_a_validation_part_is_selected_on(monitor: str, best_of: Any) -> None:
     cli = fit("Supervised", "a", 40, "--data.num_labels", "300", "--data.val_per_class", "3",
-              "--trainer.val_check_interval", "10", "--model.optimizer.lr", "0.1")  # fmt: skip
+              "--trainer.val_check_interval", "10", "--model.optimizer.lr", "0.1",
+              "--monitor", monitor)  # fmt: skip
     with Path("a/metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["val/acc"]]
-    scores = {int(row["step"]) + 1: float(row["val/acc"]) for row in rows}
+    scores = {int(row["step"]) + 1: float(row[monitor]) for row in rows}
     assert list(scores) == [10, 20, 30, 40]
-    best = max(scores, key=lambda step: scores[step])
+    best = best_of(scores, key=lambda step: scores[step])
     assert load("a", "best")["global_step"] == best
     assert load("a", "last")["global_step"] == 40
     assert cli.datamodule.num_labeled == 270
@@ -216,6 +219,10 @@ def test_metrics_by_hand() -> None:
     assert found["acc_top5"].item() == 0.5
     # One image per bin: |0.75 - 1| / 2 + |0.35 - 0| / 2.
     assert found["ece"].item() == pytest.approx(0.3)
+    assert found["nll"].item() == pytest.approx(-math.log(0.75 * 0.05) / 2)
+    # Class 1 is only predicted: it counts in F1, whose precision it lowers, and is no recall.
+    assert found["balanced_acc"].item() == 0.5
+    assert found["f1"].item() == pytest.approx(1 / 3)
     assert "acc_top5" not in evaluation_metrics(5)
 
 
@@ -227,7 +234,8 @@ def test_evaluation_and_prediction_do_not_depend_on_the_ranks(two_ranks: Any) ->
     two = two_ranks.run(_evaluate, checkpoint)
     for metrics in two:
         expected = {n: v.item() for n, v in one.trainer.callback_metrics.items()}
-        assert metrics.pop("test/ece") == pytest.approx(expected.pop("test/ece"), abs=1e-6)
+        for name in ("test/ece", "test/nll"):
+            assert metrics.pop(name) == pytest.approx(expected.pop(name), abs=1e-6)
         assert metrics == expected
     source = one.datamodule.source
     from torchvision.io import write_png

@@ -296,7 +296,9 @@ def test_the_paper_config_trains_evaluates_and_predicts(row: Row) -> None:
     with Path("a/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) - {"epoch", "step"} == (
-        {"train/loss", "train/lr", "test/acc", "test/acc_top5", "test/ece"} | row.logged
+        {"train/loss", "train/lr"}
+        | {f"test/{name}" for name in ("acc", "acc_top5", "balanced_acc", "ece", "f1", "nll")}
+        | row.logged
     )
     checkpoint = "a/checkpoints/last.ckpt"
     (tested,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=checkpoint, verbose=False)
