@@ -67,6 +67,29 @@ def check_method(
         method.hparams["weights"] = checkpoint["started_from"]
 
 
+def take_record(
+    method: LightningModule, checkpoint: dict[str, Any], trainer: Trainer | None
+) -> None:
+    """Check that a checkpoint is of a method, and take what it holds besides the weights.
+
+    Args:
+        method: The method.
+        checkpoint: What was loaded.
+        trainer: The trainer; None where the weights alone are loaded.
+
+    Raises:
+        ValueError: See :func:`check_method`.
+    """
+    own: Any = method
+    if trainer is not None and trainer.precision == "64-true":
+        # Lightning converts the module only after this, and float32 would round the weights.
+        own.double()
+    check_method(method, checkpoint, trainer)
+    own.head_init = "none"  # training goes on from these weights
+    own.labeled_features = checkpoint.get("labeled_features")
+    own.logit_temperature = checkpoint.get("temperature", 1.0)
+
+
 def check_start(method: LightningModule, checkpoint: dict[str, Any]) -> None:
     """Refuse weights to start from beside those of a checkpoint, which would replace them.
 

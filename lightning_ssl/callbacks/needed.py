@@ -5,6 +5,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 
+from lightning_ssl.callbacks.calibration import Calibration
 from lightning_ssl.callbacks.checks import RunChecks
 from lightning_ssl.callbacks.ema import EMA
 from lightning_ssl.callbacks.find import find_callbacks
@@ -13,7 +14,7 @@ from lightning_ssl.callbacks.labeled import LabeledFeatures
 
 
 def needed_callbacks(trainer: Trainer, ema_decay: float, head_init: Any) -> list[Callback]:
-    """Start the head, check the run, average the weights, keep features of labelled images.
+    """Start the head, check the run, average the weights, keep what goes with evaluated weights.
 
     Args:
         trainer: The trainer; a user's own averaging or checks win.
@@ -27,5 +28,7 @@ def needed_callbacks(trainer: Trainer, ema_decay: float, head_init: Any) -> list
     if not averaged and ema_decay:
         needed.append(EMA(ema_decay))  # after the head has started: it copies the weights
     if not find_callbacks(trainer, LabeledFeatures):
-        needed.append(LabeledFeatures())  # the last, so that it sees the average
+        needed.append(LabeledFeatures())  # after the average, so that it sees that
+    if not find_callbacks(trainer, Calibration):
+        needed.append(Calibration())
     return needed

@@ -155,12 +155,17 @@ def _check(path: str, checkpoint: Any) -> None:
             isinstance(checkpoint.get("started_from"), str | None),
             "a file or null",
         ),
+        ("temperature", _is_positive(checkpoint.get("temperature", 1.0)), "a number above 0"),
         ("labeled_features", _are_rows(checkpoint.get("labeled_features")), "features of images"),
     ):
         if not right:
             raise _damaged(path, f"`{key}` must be {what}, got {checkpoint.get(key)!r:.200}")
     if groups[-1] in checkpoint:
         _check_record(path, checkpoint[groups[-1]])
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value < math.inf
 
 
 def _are_rows(value: Any) -> bool:

@@ -179,6 +179,7 @@ class _Labeler(pl.LightningModule):
         super().__init__()
         if isinstance(method, S4LRotation):
             method.average_rotations = False  # or each of the turned views would be turned again
+        method.logit_temperature = 1.0  # thresholds of papers mean the network's own confidence
         self.method, self.data, self.output, self.single = method, data, output, single
         *_, self.num_images, self.batch_size, _ = job
         self.num_workers = num_workers if isinstance(data.source.train, FileImages) else 0

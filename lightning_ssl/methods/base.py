@@ -14,7 +14,7 @@ from lightning_ssl.callbacks.base_weights import remember
 from lightning_ssl.callbacks.ema import decay_of
 from lightning_ssl.callbacks.head_start import check_head_init
 from lightning_ssl.callbacks.learning_rate import LearningRate
-from lightning_ssl.callbacks.method_record import check_method, record_method
+from lightning_ssl.callbacks.method_record import record_method, take_record
 from lightning_ssl.callbacks.needed import needed_callbacks
 from lightning_ssl.callbacks.stored import open_for
 from lightning_ssl.distributed import mean_over_ranks
@@ -83,6 +83,8 @@ class SSLModule(pl.LightningModule, ABC):
     """Why a method cannot do with features of a frozen network in the place of images."""
     labeled_features: Tensor | None = None
     """Features of labelled images ``(L, F)`` by the evaluated weights, while these are the same."""
+    logit_temperature = 1.0
+    """Number by which logits are divided for the probabilities that predictions report."""
     lr = LearningRate()
     _batch_size = 1  # of labelled images, for the weights of logged means
 
@@ -274,8 +276,7 @@ class SSLModule(pl.LightningModule, ABC):
         kept = name == "train/loss" or self._writes_step or kwargs.get("on_epoch")
         if name.startswith("train/") and attached_trainer(self) is not None and not kept:
             return  # Lightning's bookkeeping costs more than a small network's step
-        if kwargs.get("batch_size") is None:
-            kwargs["batch_size"] = self._batch_size
+        kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size
         # Not by `sync_dist`, which cannot differ from step to step and costs as much in each.
         if isinstance(value, Tensor) and name.startswith("train/") and self._writes_step:
             value = mean_over_ranks(value.detach())
@@ -330,7 +331,7 @@ class SSLModule(pl.LightningModule, ABC):
 
     # Evaluation
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Any:
         """Update the metrics of the set that is looked at while training.
 
         Where the data has no validation part this is the test set, logged as such, or nothing.
@@ -338,10 +339,14 @@ class SSLModule(pl.LightningModule, ABC):
         Args:
             batch: Images, targets and indices.
             batch_idx: Position in the set.
+
+        Returns:
+            ``logits`` ``(B, num_classes)``, or None where there are none.
         """
         stage = getattr(self.trainer.val_dataloaders, "stage", "val")
-        if stage != "support":
-            self._evaluate(batch, self.test_metrics if stage == "test" else self.val_metrics)
+        if stage == "support":
+            return None
+        return self._evaluate(batch, self.test_metrics if stage == "test" else self.val_metrics)
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Update the metrics of the test set.
@@ -352,11 +357,13 @@ class SSLModule(pl.LightningModule, ABC):
         """
         self._evaluate(batch, self.test_metrics)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: MetricCollection) -> None:
+    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: MetricCollection) -> Any:
         images, target, _ = batch
+        logits = None
         if len(target):  # a rank may have no image of a set smaller than the number of ranks
-            metrics.update(softmax(self(images)), target)
+            metrics.update(softmax(logits := self(images)), target)
         self.log_dict(metrics, on_step=False, on_epoch=True)
+        return None if logits is None else {"logits": logits}
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Predict one batch.
@@ -370,7 +377,7 @@ class SSLModule(pl.LightningModule, ABC):
         """
         images, index = batch
         embedding = self.embed(images)
-        probs = softmax(self.classifier(embedding))
+        probs = softmax(self.classifier(embedding) / self.logit_temperature)
         return {"index": index, "probs": probs, "embedding": embedding}
 
     # Checkpoints
@@ -391,10 +398,4 @@ class SSLModule(pl.LightningModule, ABC):
         Raises:
             ValueError: If another method, or other data or options, wrote it.
         """
-        trainer = attached_trainer(self)
-        if trainer is not None and trainer.precision == "64-true":
-            # Lightning converts the module only after this, and float32 would round the weights.
-            self.double()
-        check_method(self, checkpoint, trainer)
-        self.head_init = "none"  # training goes on from these weights
-        self.labeled_features = checkpoint.get("labeled_features")
+        take_record(self, checkpoint, attached_trainer(self))

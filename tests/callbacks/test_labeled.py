@@ -124,12 +124,14 @@ def test_older_weights_have_none_and_a_resumed_run_has_the_same() -> None:
 @pytest.mark.ddp
 def test_two_ranks_equal_one(two_ranks: Any) -> None:
     exact = ("--model.backbone_args", "{norm: none}", "--trainer.precision", "64-true",
-             "--data.num_labels", "20", "--data.val_per_class", "0")  # fmt: skip
+             "--data.num_labels", "40", "--data.val_per_class", "1")  # fmt: skip
     fit("Supervised", "one", 2, *exact)
     ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
     two_ranks.run(_fit, "Supervised", "two", 2, *exact, *ddp)
     one, two = (load(name)["labeled_features"] for name in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=0, atol=1e-3)
+    temperatures = [load(name)["temperature"] for name in ("one", "two")]
+    assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-8)
 
 
 def _fit(*args: Any) -> None:
