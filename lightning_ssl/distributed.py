@@ -46,9 +46,12 @@ def gather_uneven(rows: Tensor) -> Tensor:
     """Concatenate the rows of all processes, of which each may have another number; no gradient.
 
     Args:
-        rows: ``(B, ...)``.
+        rows: ``(B, ...)``; without rows the other sizes may be 0, as where they are not known.
     """
-    return rows if _world_size() == 1 else torch.cat(gather_all_tensors(rows))
+    if _world_size() == 1:
+        return rows
+    parts = gather_all_tensors(rows)
+    return torch.cat([part for part in parts if len(part)] or parts)
 
 
 def _world_size() -> int:

@@ -1,4 +1,4 @@
-"""Callbacks: averaged weights, checkpoints, embeddings, metrics, predictions, progress."""
+"""Callbacks: averaged weights, checkpoints, embeddings, metrics, predictions, progress, reports."""
 
 from lightning_ssl.callbacks.checkpoint import RunCheckpoint
 from lightning_ssl.callbacks.checks import RunChecks
@@ -8,6 +8,7 @@ from lightning_ssl.callbacks.metrics_file import MetricsFile
 from lightning_ssl.callbacks.prediction import PredictionWriter
 from lightning_ssl.callbacks.progress import UpdateProgressBar
 from lightning_ssl.callbacks.projection import ProjectionPlot
+from lightning_ssl.callbacks.report import Report
 from lightning_ssl.callbacks.termination import Termination
 
 __all__ = (
@@ -16,6 +17,7 @@ __all__ = (
     "MetricsFile",
     "PredictionWriter",
     "ProjectionPlot",
+    "Report",
     "RunCheckpoint",
     "RunChecks",
     "Termination",

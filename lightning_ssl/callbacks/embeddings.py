@@ -9,6 +9,36 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 
+class Sample:
+    """A fixed random sample of the images that an evaluation walks, whatever their number of ranks.
+
+    Args:
+        trainer: The trainer that evaluates.
+        loader: Its loader; of one that does not tell its ``num_images`` these are the first ones.
+        most: Largest number of images.
+    """
+
+    def __init__(self, trainer: Trainer, loader: Any, most: int) -> None:
+        total = getattr(loader, "num_images", most)
+        generator = torch.Generator().manual_seed(0)
+        self._positions = torch.randperm(total, generator=generator)[:most]
+        self._seen = 0  # images of this process
+        self._rank, self._world_size = trainer.global_rank, trainer.world_size
+
+    def choose(self, count: int) -> Tensor:
+        """Choose from the next images of this process.
+
+        Args:
+            count: How many these are, B.
+
+        Returns:
+            Whether each of them is in the sample ``(B,)``, bool, on the CPU.
+        """
+        positions = torch.arange(self._seen, self._seen + count) * self._world_size + self._rank
+        self._seen += count
+        return torch.isin(positions, self._positions)
+
+
 class Embeddings(Callback):
     """Embed a sample of the images that are validated or tested.
 
@@ -34,8 +64,7 @@ class Embeddings(Callback):
         self.max_images = max_images
         self.stage = "val"
         self._active = False
-        self._sample = torch.empty(0, dtype=torch.long)  # positions in the whole set
-        self._seen = 0  # images of this process
+        self._sample: Sample | None = None
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
         self.features, self.targets, self.index = _nothing(torch.device("cpu"))
 
@@ -58,10 +87,7 @@ class Embeddings(Callback):
     def _start(self, trainer: Trainer, loader: Any) -> None:
         self.stage = getattr(loader, "stage", self.stage)
         self._active = self.wanted(trainer) and self.stage != "support"
-        total = getattr(loader, "num_images", self.max_images)
-        generator = torch.Generator().manual_seed(0)
-        self._sample = torch.randperm(total, generator=generator)[: self.max_images]
-        self._seen = 0
+        self._sample = Sample(trainer, loader, self.max_images)
         self._parts = []
 
     def on_validation_batch_end(
@@ -74,12 +100,10 @@ class Embeddings(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Embed the chosen images of a batch, while the module holds the averaged weights."""
-        if not self._active or dataloader_idx:
+        if not self._active or dataloader_idx or self._sample is None:
             return
         images, targets, index = batch
-        positions = torch.arange(self._seen, self._seen + len(index)) * trainer.world_size
-        self._seen += len(index)
-        chosen = torch.isin(positions + trainer.global_rank, self._sample).to(index.device)
+        chosen = self._sample.choose(len(index)).to(index.device)
         if chosen.any():
             with trainer.precision_plugin.forward_context():
                 features = pl_module.embed(images[chosen])  # type: ignore[operator]

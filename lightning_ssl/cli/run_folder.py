@@ -14,13 +14,14 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_ssl.callbacks import MetricsFile
 from lightning_ssl.cli.checkpoint import open_checkpoint
+from lightning_ssl.evaluation.report.record import FILES as REPORT_FILES
 from lightning_ssl.files import FolderLock, check_output_folder, writing_text
 
 HERE = "."
 """`run_dir` in a run folder's own config, which is thus true wherever the folder is."""
 
 
-_RECORDS = ("config.yaml", "split.json", "metrics.csv")
+_RECORDS = ("config.yaml", "split.json", "metrics.csv", *REPORT_FILES)
 
 
 class RunFolder(SaveConfigCallback):
@@ -188,6 +189,22 @@ def find_checkpoint(run_dir: str, word: str | None) -> str | None:
         others = [str(o) for o in sorted(folder.glob("*.ckpt")) if o != path and _opens(o)]
         raise ValueError(f"{error}{_instead(others)}.") from error
     return str(path)
+
+
+def folder_of(ckpt_path: str | None) -> str | None:
+    """The folder of the run that a checkpoint lies in.
+
+    Args:
+        ckpt_path: The checkpoint; None for none.
+
+    Returns:
+        The folder; None where the file lies elsewhere.
+    """
+    if ckpt_path is None:
+        return None
+    folder = Path(ckpt_path).parent
+    is_run = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
+    return str(folder.parent) if is_run else None
 
 
 def check_of_folder(run_dir: str, path: str) -> None:

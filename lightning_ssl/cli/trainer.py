@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 from docstring_parser import DocstringStyle
@@ -17,7 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
-from lightning_ssl.callbacks import PredictionWriter, Termination
+from lightning_ssl.callbacks import PredictionWriter, Report, Termination
 from lightning_ssl.callbacks.base_weights import is_partial
 from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.callbacks.learning_rate import keep_found_rate
@@ -50,11 +50,12 @@ from lightning_ssl.cli.run_folder import (
     check_of_folder,
     fill,
     find_checkpoint,
+    folder_of,
     is_writer,
     make_record,
     new_run_dir,
 )
-from lightning_ssl.files import FolderLock
+from lightning_ssl.files import FolderLock, printable
 from lightning_ssl.lightning_private import CommandLine
 from lightning_ssl.methods import SSLModule
 from lightning_ssl.models import PAWSWideResNet, ResNet20V2, WideResNet
@@ -97,6 +98,7 @@ class SSLCLI(CommandLine):
         }
         self._asked = args[0] if args else ""
         self._flags = {option.name for option in options(args)}
+        self._typed = join(["lightning-ssl", *map(printable, args)])
         super().__init__(
             SSLModule,
             LightningDataModule,
@@ -137,6 +139,12 @@ class SSLCLI(CommandLine):
             default="val/acc",
             help="Logged value that best.ckpt is chosen by, such as val/balanced_acc or val/nll.",
         )
+        parser.add_argument(
+            "--report",
+            type=bool,
+            default=True,
+            help="Whether a run, and a test of one, end with report.html in the run's folder.",
+        )
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         for name in LINKED:
             parser.link_arguments(
@@ -169,8 +177,7 @@ class SSLCLI(CommandLine):
         for flag, kind in (("progress_bar", "ProgressBar"), ("checkpointing", "Checkpoint")):
             if config.trainer[f"enable_{flag}"] is False:
                 # Lightning takes the flag and such a callback as a contradiction.
-                given = config.trainer.callbacks or []
-                config.trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
+                _leave_out(config.trainer, kind)
         config.weights_only = config.weights_only is not False  # unpickling is asked for
         if self.subcommand == "fit":
             self._prepare_fit(config)
@@ -182,14 +189,15 @@ class SSLCLI(CommandLine):
             if config.ckpt_path is None:  # which knows how its images looked
                 follow_network(config)
             check_trained(config, self._flags)
-            config.run_dir = config.run_dir or "runs"
+            config.run_dir = config.run_dir or folder_of(config.ckpt_path)
+            if config.run_dir is None:
+                config.run_dir, config.report = "runs", False  # which lies with its run
             config.trainer.logger = False
             self.save_config_callback = None
         if self.subcommand == "predict":
-            config.return_predictions = False
-            data = config.data.get("init_args", {})
-            if data.get("dataset") == "folder" and data.get("root") is None:
-                raise ValueError("`data.root` must be the folder of images to predict, got none.")
+            self._prepare_predict(config)
+        if not config.report:
+            _leave_out(config.trainer, "callbacks.Report")
         config.trainer = fill(config.trainer, run_dir=config.run_dir, monitor=config.monitor)
         config.trainer.default_root_dir = config.trainer.default_root_dir or config.run_dir
 
@@ -199,6 +207,13 @@ class SSLCLI(CommandLine):
                 f"`ckpt_path` '{config.ckpt_path}' is of a run's folder: give its --run_dir, or -c "
                 "and its config.yaml."
             )
+
+    def _prepare_predict(self, config: Namespace) -> None:
+        """See that there are images."""
+        config.return_predictions = False
+        data = config.data.get("init_args", {})
+        if data.get("dataset") == "folder" and data.get("root") is None:
+            raise ValueError("`data.root` must be the folder of images to predict, got none.")
 
     def _prepare_fit(self, config: Namespace) -> None:
         """Find the run's folder and what it goes on from; nothing is written yet."""
@@ -236,6 +251,8 @@ class SSLCLI(CommandLine):
             self._held.callback(termination.forget)
         for callback in find_callbacks(self.trainer, RunFolder):
             callback.hold(self.trainer)
+        for report in find_callbacks(self.trainer, Report):
+            report.command = self._typed
 
     def instantiate_classes(self) -> None:
         """See that what was built fits the checkpoint, and the images and batches the network."""
@@ -277,6 +294,12 @@ class SSLCLI(CommandLine):
             rank_zero_info(
                 f"Use it: lightning-ssl predict --ckpt_path {quote(best)} --data.root IMAGES"
             )
+
+
+def _leave_out(trainer: Namespace, kind: str) -> None:
+    """Leave the callbacks of a kind, by the end of their class path, out of a trainer's config."""
+    given = trainer.callbacks or []
+    trainer.callbacks = [c for c in given if not c.class_path.endswith(kind)]
 
 
 def run_trainer(args: Sequence[str], further: Sequence[str] = ()) -> SSLCLI:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_ssl.augment import Normalize, Transform, Views
 from lightning_ssl.augment.base import to_float
+from lightning_ssl.data.album import Album
 from lightning_ssl.data.attached import (
     check_soft_targets,
     patch_side,
@@ -23,7 +24,7 @@ from lightning_ssl.data.attached import (
 from lightning_ssl.data.bounds import check_memory, check_walk
 from lightning_ssl.data.cached import CachedData
 from lightning_ssl.data.features.draw import DrawFeatures, EvaluationFeatures, FetchFeatures
-from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, check_readable
+from lightning_ssl.data.loading.fetch import EvaluationFetch, TrainFetch, read_images
 from lightning_ssl.data.loading.loader import EvaluationLoader, TrainLoader, available_cores
 from lightning_ssl.data.loading.views import DrawViews
 from lightning_ssl.data.orders import Order, Shuffled, order_of_classes
@@ -33,9 +34,6 @@ from lightning_ssl.data.sources.folder import images_below
 from lightning_ssl.data.sources.images import FileImages, Images
 from lightning_ssl.data.splits.make import save_split
 from lightning_ssl.types import Batch
-
-_RESIDENT_SIDE = 64  # pixels; larger photos are decoded in workers
-_RESIDENT_BYTES = 2**31
 
 
 class SSLDataModule(CachedData):
@@ -167,27 +165,20 @@ class SSLDataModule(CachedData):
     def _read(self, part: str) -> Images:
         """Images of ``train``, ``val`` or ``test``; small ones are decoded once, into RAM."""
         if part not in self._images:
-            images = getattr(self.source, part)
-            if isinstance(images, FileImages):
-                warn_of_few_levels(images)
-                size = self.image_size
-                fits = len(images) * self.in_channels * size**2 <= _RESIDENT_BYTES
-                if size <= _RESIDENT_SIDE and fits:
-                    images = images.load(size, replace_ok=self._replaceable(part))
-                elif part == "train":
-                    check_readable(images, torch.cat([self.labeled.rows, self.split.val]))
-                elif part != "predict":
-                    check_readable(images, torch.arange(len(images)))
-            self._images[part] = images
+            images, replaceable = getattr(self.source, part), None
+            needed = torch.arange(len(images))  # no metric is of fewer images
+            if part == "train":
+                needed = torch.cat([self.labeled.rows, self.split.val])
+                replaceable = torch.ones(len(images), dtype=torch.bool)
+                replaceable[needed] = False
+            form = (self.image_size, self.in_channels)
+            self._images[part] = read_images(images, *form, needed, replaceable)
         return self._images[part]
 
-    def _replaceable(self, part: str) -> Tensor | None:
-        """Training images that no label or metric depends on."""
-        if part != "train":
-            return None
-        mask = torch.ones(len(self.source.train), dtype=torch.bool)
-        mask[self.labeled.rows] = mask[self.split.val] = False
-        return mask
+    @property
+    def album(self) -> Album:
+        """What a report shows of the data."""
+        return Album(self, self._draw_views)
 
     def train_dataloader(self) -> TrainLoader:
         """Every batch interleaves labelled and unlabelled images."""

@@ -46,6 +46,35 @@ def read_run(run_dir: Path, name: str) -> dict[int, float]:
     return dict(sorted(zip(*read_curve(run_dir / "metrics.csv", name), strict=True)))
 
 
+def read_curves(metrics_csv: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Read all that a run logged.
+
+    Args:
+        metrics_csv: The file; where there is none there are no curves.
+
+    Returns:
+        Logged name to optimizer updates and values.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    if not metrics_csv.is_file():
+        return {}
+    with metrics_csv.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = list(csv.DictReader(file))
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    try:
+        for row in rows:
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(int(row["step"]) + 1)
+                    values.append(float(value))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{metrics_csv}' is no table of logged values: {error}.") from error
+    return curves
+
+
 def save_figure(figure: "Figure", path: Path, dpi: int) -> None:
     """Write a figure as PNG; the file appears when it is complete.
 

@@ -341,29 +341,25 @@ class SSLModule(pl.LightningModule, ABC):
             batch_idx: Position in the set.
 
         Returns:
-            ``logits`` ``(B, num_classes)``, or None where there are none.
+            ``logits`` ``(B, num_classes)`` and ``embedding`` ``(B, F)``; None where none are.
         """
         stage = getattr(self.trainer.val_dataloaders, "stage", "val")
         if stage == "support":
             return None
         return self._evaluate(batch, self.test_metrics if stage == "test" else self.val_metrics)
 
-    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """Update the metrics of the test set.
-
-        Args:
-            batch: Images, targets and indices.
-            batch_idx: Position in the set.
-        """
-        self._evaluate(batch, self.test_metrics)
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Any:
+        """Update the metrics of the test set, see :meth:`validation_step`."""
+        return self._evaluate(batch, self.test_metrics)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: MetricCollection) -> Any:
         images, target, _ = batch
-        logits = None
         if len(target):  # a rank may have no image of a set smaller than the number of ranks
-            metrics.update(softmax(logits := self(images)), target)
+            embedding = self.embed(images)
+            logits = self.classifier(embedding)
+            metrics.update(softmax(logits), target)
         self.log_dict(metrics, on_step=False, on_epoch=True)
-        return None if logits is None else {"logits": logits}
+        return {"logits": logits, "embedding": embedding} if len(target) else None
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Predict one batch.

@@ -14,8 +14,8 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torchvision.transforms import functional as tv
 
-from lightning_ssl.data import datamodule as datamodule_module
 from lightning_ssl.data.datamodule import SSLDataModule
+from lightning_ssl.data.loading import fetch as fetch_module
 from lightning_ssl.data.sources.arrays import from_arrays
 from lightning_ssl.data.sources.images import (
     BrokenImageError,
@@ -493,7 +493,7 @@ class TestFolders:
         resident = folder(photo_root, 16)
         _, one = fit(resident, method(2), **flags)
         assert isinstance(resident._read("train"), ResidentImages)
-        monkeypatch.setattr(datamodule_module, "_RESIDENT_BYTES", 0)
+        monkeypatch.setattr(fetch_module, "_RESIDENT_BYTES", 0)
         decoded = folder(photo_root, 16)
         _, two = fit(decoded, method(2), **flags)
         assert isinstance(decoded._read("train"), FileImages)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_ssl.augment import RandomResizedCrop, Views
 from lightning_ssl.data.plan import Plan
+from lightning_ssl.data.sources.depth import warn_of_few_levels
 from lightning_ssl.data.sources.images import (
     BrokenImageError,
     FileImages,
@@ -22,6 +23,8 @@ from lightning_ssl.data.splits.files import LabeledImages
 from lightning_ssl.data.splits.make import Split
 from lightning_ssl.types import Batch, Samples
 
+_RESIDENT_SIDE = 64  # pixels; larger photos are decoded in workers
+_RESIDENT_BYTES = 2**31
 _CHECKED = 10_000  # labelled files decoded before training; beyond, an error comes when one is met
 
 
@@ -170,6 +173,30 @@ def _cut(photo: Image.Image, crop: RandomResizedCrop, numbers: Tensor) -> Tensor
     # Cut first: `resize(box=...)` would blend pixels beside the box into the border.
     part = photo.crop((left, top, left + width, top + height))
     return to_tensor(part.resize((crop.size, crop.size), Image.Resampling.BILINEAR))
+
+
+def read_images(
+    images: Images, size: int, channels: int, needed: Tensor, replaceable: Tensor | None = None
+) -> Images:
+    """Decode small images once, into RAM; of others try those on which a label or metric depends.
+
+    Args:
+        images: The images; such as are in RAM stay as they are.
+        size: Their side as networks see them.
+        channels: 3 or 1.
+        needed: Which must be readable ``(M,)``, int64.
+        replaceable: Whether an image may be replaced by the next one ``(N,)``, bool; None for none.
+
+    Raises:
+        BrokenImageError: If one is broken that may not be replaced.
+    """
+    if not isinstance(images, FileImages):
+        return images
+    warn_of_few_levels(images)
+    if size <= _RESIDENT_SIDE and len(images) * channels * size**2 <= _RESIDENT_BYTES:
+        return images.load(size, replace_ok=replaceable)
+    check_readable(images, needed)
+    return images
 
 
 def check_readable(images: FileImages, rows: Tensor) -> None:
