@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
+from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from lightning_ssl.cli.configs import check_config, check_yaml
@@ -19,7 +20,8 @@ def run_function(function: Callable[..., object], name: str, args: Sequence[str]
     """Call a function with options as typed.
 
     Args:
-        function: The command.
+        function: The command. A parameter that is positional only is a list of what is typed
+            without a name.
         name: What it is called on the command line.
         args: Its options.
     """
@@ -31,7 +33,8 @@ def run_function(function: Callable[..., object], name: str, args: Sequence[str]
     passed: dict[str, Any] = {}
     if "fit_options" in signature(function).parameters:
         args, passed["fit_options"] = _split(args)
-    own = set(arguments)
+    listed = [n for n, a in arguments.items() if a.kind is Parameter.POSITIONAL_ONLY]
+    own = set(arguments) - set(listed)
     texts = {
         argument for argument, value in arguments.items() if value.annotation in (str, str | None)
     }
@@ -51,7 +54,7 @@ def run_function(function: Callable[..., object], name: str, args: Sequence[str]
         if option.name and not is_known(option.name):
             further = f" and those of fit, {', '.join(_OF_FIT)}," if passed else ""
             raise ValueError(
-                f"`{name}` has the options {', '.join(f'--{known}' for known in arguments)}"
+                f"`{name}` has the options {', '.join(f'--{n}' for n in arguments if n in own)}"
                 f"{further or ','} got '{option.typed[0]}'.{did_you_mean(option.name, own, '--')}"
             )
         if option.name == "config" and os.path.exists(option.value or ""):
@@ -66,10 +69,20 @@ def run_function(function: Callable[..., object], name: str, args: Sequence[str]
         epilog="And --data.…, --model.…, -c and --seed_everything as for fit." if passed else None,
     )
     parser.add_argument("--config", action="config", help="Path to a configuration file.")
-    parser.add_function_arguments(function, as_group=False, skip={"fit_options"})
+    for argument in listed:
+        parser.add_argument(argument, nargs="+", type=str, help=_help(function, argument))
+    parser.add_function_arguments(function, as_group=False, skip={"fit_options", *listed})
     config = parser.parse_args(take_literally(args, literal, is_known))
     config.pop("config", None)
-    function(**parser.instantiate(config), **passed)
+    values = dict(**parser.instantiate(config))
+    positional = [values.pop(argument) for argument in listed]
+    function(*positional, **values, **passed)
+
+
+def _help(function: Callable[..., object], argument: str) -> str | None:
+    """What a function's docstring says of an argument."""
+    found = parse(function.__doc__ or "").params
+    return next((param.description for param in found if param.arg_name == argument), None)
 
 
 def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:

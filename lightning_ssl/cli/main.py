@@ -25,6 +25,7 @@ def commands() -> dict[str, Callable[..., object]]:
     from lightning_ssl.commands.project import project
     from lightning_ssl.commands.pseudo_label import pseudo_label
     from lightning_ssl.commands.quickstart import quickstart
+    from lightning_ssl.commands.report import report
     from lightning_ssl.commands.select import select
     from lightning_ssl.commands.vpet import vpet
 
@@ -37,6 +38,7 @@ def commands() -> dict[str, Callable[..., object]]:
         "project": project,
         "pseudo-label": pseudo_label,
         "quickstart": quickstart,
+        "report": report,
         "select": select,
         "vpet": vpet,
     }

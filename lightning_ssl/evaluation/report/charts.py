@@ -11,7 +11,7 @@ from lightning_ssl.evaluation.report.markup import Html, join, tag, void
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
-_WIDTH, _HEIGHT = 420, 260
+_WIDTH, _HEIGHT = 360, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 40
 _MOST_POINTS = 400  # of a curve; more could not be told apart
 
@@ -170,7 +170,7 @@ def reliability_chart(title: str, bins: Sequence[Sequence[float | None]]) -> Htm
         bins: Of bins of equal width in [0, 1] the number of predictions, their mean confidence and
             their accuracy; None where there are none.
     """
-    area = _Area((0, 1), (0, 1), height=300)
+    area = _Area((0, 1), (0, 1), width=460, height=320)
     parts = [area.axes("confidence", "accuracy")]
     total = sum(count or 0 for count, _, _ in bins)
     for number, (count, confidence, accuracy) in enumerate(bins):
@@ -239,7 +239,7 @@ def scatter_chart(
         fill = f"fill:{color(point.group, len(names)) if known else 'var(--faint)'}"
         kind = "dot marked" if point.marked else "dot"
         about = tag("title", f"{name}, labelled" if point.marked else name)
-        radius = 5 if point.marked else 3
+        radius = 4 if point.marked else 3
         parts.append(tag("circle", about, cx=x, cy=y, r=radius, class_=kind, style=fill))
     shown = legend(names, len(names)) if len(names) <= 20 else Html()
-    return _figure(title, area.svg(title, *parts), shown)
+    return tag("figure", area.svg(title, *parts), shown)

@@ -41,8 +41,7 @@ def evaluated(stage: str, found: dict[str, Any], classes: Sequence[str]) -> tupl
         TITLES[stage],
         tag("p", _which(stage, found)),
         _numbers(found) if known else tag("p", "No class of these images is known."),
-        _classes(found) if known else None,
-        _confusion(found, classes) if known else None,
+        _by_class(found, classes) if known else None,
         _honesty(stage, found) if known else None,
         _projection(found, classes),
         *(_shown(found, classes) if known else ()),
@@ -91,7 +90,10 @@ def _numbers(found: dict[str, Any]) -> Html:
     return cards(summary(found))
 
 
-def _classes(found: dict[str, Any]) -> Html:
+def _by_class(found: dict[str, Any], classes: Sequence[str]) -> Html:
+    matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    for true, predicted, count in found["confusion"]:
+        matrix[true, predicted] = count
     head = ("class", "images", "accuracy", "precision", "F1")
     rows = [
         row(
@@ -103,24 +105,22 @@ def _classes(found: dict[str, Any]) -> Html:
         )
         for of in found["classes"]
     ]
-    return join(tag("h3", "Accuracy of each class"), table(head, rows))
-
-
-def _confusion(found: dict[str, Any], classes: Sequence[str]) -> Html:
-    matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    for true, predicted, count in found["confusion"]:
-        matrix[true, predicted] = count
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
-    chart = _matrix(matrix, shares, classes)
     about = "A row for each class that images have, a column for each that they get."
-    return join(
-        tag("h3", "Confusion matrix"),
-        tag("p", about, class_="soft"),
-        tag("div", tag("figure", chart), _pairs(matrix, classes), class_="wide"),
+    return tag(
+        "div",
+        tag("div", tag("h3", "Accuracy of each class"), table(head, rows), _pairs(matrix, classes)),
+        tag(
+            "div",
+            tag("h3", "Confusion matrix"),
+            tag("p", about, class_="soft"),
+            tag("figure", _matrix(matrix, classes)),
+        ),
+        class_="wide",
     )
 
 
-def _matrix(matrix: torch.Tensor, shares: torch.Tensor, classes: Sequence[str]) -> Html:
+def _matrix(matrix: torch.Tensor, classes: Sequence[str]) -> Html:
+    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
     count = len(classes)
     named = count <= _NAMED
     cell = max(9, min(44, 480 // count)) if named else 420 / count
@@ -146,16 +146,19 @@ def _matrix(matrix: torch.Tensor, shares: torch.Tensor, classes: Sequence[str]) 
 
 
 def _names(classes: Sequence[str], cell: float, left: float, top: float) -> list[Html]:
-    size = f"font-size:{min(11, cell):.0f}px"
+    size, longest = f"font-size:{min(11, cell):.0f}px", max(map(len, classes))
     parts = []
     for place, name in enumerate(classes):
         short = name if len(name) <= 16 else f"{name[:15]}…"
         middle = (place + 0.5) * cell
         label, about = {"class_": "end", "style": size}, tag("title", name)
         parts.append(tag("text", about, short, x=left - 6, y=round(top + middle + 4, 1), **label))
-        x, y = round(left + middle + 4, 1), top - 6
-        turn = f"rotate(-90 {x} {y})"
-        parts.append(tag("text", about, short, x=x, y=y, transform=turn, style=size))
+        x, y = round(left + middle, 1), top - 6
+        if longest > 2:
+            turn = f"rotate(-90 {x + 4} {y})"
+            parts.append(tag("text", about, short, x=x + 4, y=y, transform=turn, style=size))
+        else:
+            parts.append(tag("text", about, short, x=x, y=y, class_="mid", style=size))
     return parts
 
 
@@ -198,7 +201,9 @@ def _pairs(matrix: torch.Tensor, classes: Sequence[str]) -> Html:
             rows.append(row(classes[true], taken, str(int(wrong[true, predicted]))))
     if not rows:
         return tag("p", "No image is taken for one of another class.")
-    return tag("div", tag("h3", "Most frequent"), table(("class", "taken for", "images"), rows))
+    return join(
+        tag("h3", "Most frequent confusions"), table(("class", "taken for", "images"), rows)
+    )
 
 
 def _honesty(stage: str, found: dict[str, Any]) -> Html:
@@ -235,7 +240,7 @@ def _projection(found: dict[str, Any], classes: Sequence[str]) -> Html | None:
     first, second = (f"{part:.0%} of the variance" for part in projection["explained"])
     title = "Features on a plane"
     chart = scatter_chart(title, points, classes, (f"first, {first}", f"second, {second}"))
-    return join(tag("h3", "Features"), tag("p", f"{about}.", class_="soft"), chart)
+    return join(tag("h3", title), tag("p", f"{about}.", class_="soft"), chart)
 
 
 def _shown(found: dict[str, Any], classes: Sequence[str]) -> list[Html]:
@@ -257,5 +262,6 @@ def _image(image: dict[str, Any], classes: Sequence[str]) -> Html:
     said = join(tag("strong", classes[first]), f" {p}")
     other = join(f"then {classes[second]} {q}")
     texts = [tag("div", said), tag("div", other, class_="soft"), tag("div", f"is {true}")]
-    path = tag("div", image["name"], class_="path")
+    name = image["name"]
+    path = tag("div", f"image {name}" if name.isdecimal() else name, class_="path")
     return tag("li", picture(image.get("picture"), true), tag("div", *texts, path))

@@ -27,13 +27,13 @@ def tag(name: str, /, *children: str | None, **attributes: object) -> Html:
 
 
 def void(name: str, /, **attributes: object) -> Html:
-    """Make an element that has no content, such as ``img``.
+    """Make an element that has no content, such as ``img``; in SVG any may be such a one.
 
     Args:
         name: Its name.
         **attributes: See :func:`tag`.
     """
-    return Html(f"<{name}{_attributes(attributes)}>")
+    return Html(f"<{name}{_attributes(attributes)} />")
 
 
 def join(*children: str | None) -> Html:

@@ -1,8 +1,11 @@
 """The report of a run, and the page that compares several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote, split
 from typing import Any
+
+import yaml
 
 from lightning_ssl.evaluation.report.charts import Curve, line_chart
 from lightning_ssl.evaluation.report.evaluated import TITLES, evaluated, summary
@@ -17,6 +20,8 @@ from lightning_ssl.evaluation.report.parts import (
     picture,
     row,
     section,
+    share,
+    strip,
     table,
 )
 from lightning_ssl.evaluation.report.record import Record
@@ -113,12 +118,18 @@ def _run(run: Run) -> Section:
     return section(
         "run",
         "Run",
-        tag("pre", command, class_="command") if command else None,
-        table(("", ""), facts) if facts else None,
+        _command(command) if command else None,
+        table((), facts) if facts else None,
         tag("details", tag("summary", "Every option"), tag("pre", run.config))
         if run.config
         else None,
     )
+
+
+def _command(command: str) -> Html:
+    """A command that is broken between its arguments alone."""
+    words = [tag("span", quote(word)) for word in split(command)]
+    return tag("pre", *(part for word in words for part in (word, " ")), class_="command")
 
 
 def _data(record: Record) -> Section:
@@ -152,46 +163,54 @@ def _hidden(counts: dict[str, list[int]]) -> str:
 
 
 def _examples(data: dict[str, Any]) -> Html | None:
-    groups: dict[str, list[Html]] = {}
+    groups: dict[int | None, list[Html]] = {}
     for example in data.get("examples", []):
-        name = "unlabelled" if example["class"] is None else data["classes"][example["class"]]
-        groups.setdefault(name, []).append(picture(example["picture"], example["name"]))
-    if not any(any(pictures) for pictures in groups.values()):
-        return None
-    rows = [
-        row(name, tag("td", tag("div", *pictures, class_="strip")))
-        for name, pictures in groups.items()
+        shown = picture(example["picture"], example["name"])
+        groups.setdefault(example["class"], []).append(shown)
+    unlabeled = groups.pop(None, [])
+    blocks = [
+        tag("figure", tag("figcaption", data["classes"][number]), strip(pictures))
+        for number, pictures in groups.items()
     ]
-    return join(tag("h3", "Labelled and unlabelled images"), table(("class", "images"), rows))
+    more = len(data["classes"]) - len(blocks)
+    return join(
+        tag("h3", "Labelled images") if blocks else None,
+        tag("div", *blocks, class_="grid"),
+        tag("p", f"And {more} further classes.", class_="soft") if blocks and more else None,
+        tag("h3", "Unlabelled images") if unlabeled else None,
+        strip(unlabeled),
+    )
 
 
 def _views(record: Record) -> Section:
-    blocks: list[Html] = []
-    for stream in record.views:
-        blocks.append(tag("h3", f"{_PARTS[stream['stream']].capitalize()} images"))
-        rows = [tag("div", *_row_of_views(image), class_="views") for image in stream["images"]]
-        blocks.append(tag("div", *rows, class_="scroll", tabindex=0))
+    blocks = [
+        tag(
+            "div",
+            tag("h3", f"{_PARTS[stream['stream']].capitalize()} images"),
+            _table_of_views(stream["images"]),
+        )
+        for stream in record.views
+    ]
     about = "What the method sees of some images; each step draws other views."
     if record.data.get("cached"):
         about = (
             "The run was trained on stored features of these images' views, drawn before; the "
             "views themselves were not kept, so the images are shown."
         )
-    return section("views", "Views", tag("p", about, class_="soft"), *blocks)
+    return section(
+        "views", "Views", tag("p", about, class_="soft"), tag("div", *blocks, class_="wide")
+    )
 
 
-def _row_of_views(image: dict[str, Any]) -> list[Html]:
-    columns = {"image": [image["picture"]], **image["views"]}
-    return [
-        tag(
-            "figure",
-            tag("figcaption", f"{name}, {len(shown)}" if len(shown) > 1 else name),
-            tag(
-                "div", *(picture(uri, f"{name}: {image['name']}") for uri in shown), class_="strip"
-            ),
-        )
-        for name, shown in columns.items()
-    ]
+def _table_of_views(images: Sequence[dict[str, Any]]) -> Html:
+    head = ["image", *images[0]["views"]]
+    rows = []
+    for image in images:
+        shown = {"image": [image["picture"]], **image["views"]}
+        about = image["name"]
+        cells = [strip(picture(uri, f"{name}: {about}") for uri in shown[name]) for name in head]
+        rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
+    return tag("div", table(head, rows), class_="views")
 
 
 def _curves(curves: Mapping[str, Curve]) -> Section:
@@ -205,71 +224,78 @@ def _curves(curves: Mapping[str, Curve]) -> Section:
     return section("curves", "Training", tag("div", *charts, class_="grid"))
 
 
-def comparison_page(runs: Mapping[str, Run]) -> str:
+def comparison_page(runs: Mapping[str, Run], links: Mapping[str, str]) -> str:
     """Several runs side by side.
 
     Args:
-        runs: Address of each run's own report, or a text of which nothing is there, to the run.
+        runs: What to call a run, to the run.
+        links: The same to the address of its own report, where there is one.
 
     Returns:
-        A page in HTML that needs nothing else; it links to the reports.
+        A page in HTML that needs nothing but these.
     """
-    facts = list(dict.fromkeys(n for run in runs.values() for n in run.record.run.get("facts", {})))
-    differing = [
-        name
-        for name in facts
-        if len({run.record.run.get("facts", {}).get(name) for run in runs.values()}) > 1
+    options = {
+        name: {**run.record.run.get("facts", {}), **_options(run.config)}
+        for name, run in runs.items()
+    }
+    known = dict.fromkeys(option for of_run in options.values() for option in of_run)
+    rows = [
+        row(option, *(tag("td", of.get(option, NONE), class_="wrap") for of in options.values()))
+        for option in known
+        if len({of.get(option) for of in options.values()}) > 1
     ]
     sections = [
-        *(found for stage in TITLES if (found := _compared(stage, runs))),
+        *(_compared(stage, runs, links) for stage in TITLES),
         section("curves", "Training", tag("div", *_overlaid(runs), class_="grid")),
-        section("differences", "What differs", _differences(differing, runs)),
+        section("differences", "What differs", table(("", *runs), rows, "texts")) if rows else None,
     ]
-    names = ", ".join(run.name for run in runs.values())
-    return page(f"{len(runs)} runs", tag("p", names, class_="soft"), sections, _END)
+    shown = [found for found in sections if found is not None]
+    return page(f"{len(runs)} runs", tag("p", ", ".join(runs), class_="soft"), shown, _END)
 
 
-def _compared(stage: str, runs: Mapping[str, Run]) -> Section | None:
+def _options(config: str | None) -> dict[str, str]:
+    """Options by their names on the command line."""
+    try:
+        found = yaml.safe_load(config or "")
+    except yaml.YAMLError:
+        return {}
+    return dict(_flat(found, "")) if isinstance(found, dict) else {}
+
+
+def _flat(options: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in options.items():
+        path = prefix if name == "init_args" else f"{prefix}.{name}".lstrip(".")
+        if isinstance(value, dict):
+            yield from _flat(value, path)
+        else:
+            yield path, "null" if value is None else str(value)
+
+
+def _compared(stage: str, runs: Mapping[str, Run], links: Mapping[str, str]) -> Section | None:
     head = (
-        *("run", "images", "updates", "accuracy", "balanced", "macro F1", "NLL"),
-        *("calibration error", "with temperature", "wall time"),
+        *("run", "images", "updates", "accuracy", "balanced", "macro F1", "likelihood"),
+        *("calibration", "with temperature", "wall time"),
     )
     rows = []
-    for link, run in runs.items():
+    for name, run in runs.items():
         found = run.record.evaluations.get(stage)
         if not found or not found.get("metrics"):
             continue
         metrics = found["metrics"]
-        name = tag("th", tag("a", run.name, href=link) if link else run.name, scope="row")
         cells = [
-            *(str(found["images"]), str(found["updates"]), percent(metrics["accuracy"])),
+            *(str(found["images"]), str(found["updates"]), share(metrics["accuracy"])),
             *(percent(metrics["balanced_accuracy"]), number(metrics["macro_f1"])),
             *(number(metrics["nll"]), percent(metrics["ece"]), percent(metrics["ece_after"])),
             duration(run.record.run.get("seconds")),
         ]
-        rows.append(tag("tr", name, *(tag("td", cell) for cell in cells)))
+        rows.append(row(name, *cells, link=links.get(name)))
     return section(stage, TITLES[stage], table(head, rows)) if rows else None
 
 
 def _overlaid(runs: Mapping[str, Run]) -> list[Html]:
-    names = list(dict.fromkeys(name for panel in _PANELS.values() for name in panel))
     charts = []
-    for name in names:
-        curves = {run.name: run.curves[name] for run in runs.values() if name in run.curves}
+    for logged in (name for panel in _PANELS.values() for name in panel):
+        curves = {name: run.curves[logged] for name, run in runs.items() if logged in run.curves}
         if curves:
-            charts.append(line_chart(name, curves))
+            charts.append(line_chart(logged, curves))
     return charts
-
-
-def _differences(names: Sequence[str], runs: Mapping[str, Run]) -> Html:
-    rows = [
-        row(
-            name,
-            *(
-                tag("td", run.record.run.get("facts", {}).get(name, NONE), class_="wrap")
-                for run in runs.values()
-            ),
-        )
-        for name in names
-    ]
-    return table(("", *(run.name for run in runs.values())), rows)

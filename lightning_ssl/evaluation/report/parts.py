@@ -1,6 +1,6 @@
 """Parts of a page that several sections have: numbers, tables, pictures, the page itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_ssl.evaluation.report.markup import Html, join, tag, void
@@ -62,32 +62,45 @@ def cards(values: Mapping[str, tuple[str, str | None]]) -> Html:
     return tag("dl", *items, class_="cards")
 
 
-def table(head: Sequence[str], rows: Sequence[Html]) -> Html:
+def table(head: Sequence[str], rows: Sequence[Html], class_: str | None = None) -> Html:
     """A table that scrolls inside its box.
 
     Args:
-        head: Names of the columns.
+        head: Names of the columns; none where the rows say it.
         rows: Its rows, see :func:`row`.
+        class_: ``texts`` where the cells are no numbers.
     """
     names = [tag("th", name, scope="col") for name in head]
-    inner = tag("table", tag("thead", tag("tr", *names)), tag("tbody", *rows))
+    top = tag("thead", tag("tr", *names)) if names else None
+    inner = tag("table", top, tag("tbody", *rows), class_=class_)
     # In the order of the keys, so that it can be scrolled without a mouse.
     return tag("div", inner, class_="scroll", tabindex=0)
 
 
-def row(name: str, *cells: str, class_: str | None = None) -> Html:
+def row(name: str, *cells: str, class_: str | None = None, link: str | None = None) -> Html:
     """A row of a table.
 
     Args:
         name: What it is about.
         *cells: Texts, or whole cells.
         class_: Of the row.
+        link: Where the name leads.
     """
     shown = [
         cell if isinstance(cell, Html) and cell.startswith("<td") else tag("td", cell)
         for cell in cells
     ]
-    return tag("tr", tag("th", name, scope="row", title=name), *shown, class_=class_)
+    head = name if link is None else tag("a", name, href=link)
+    return tag("tr", tag("th", head, scope="row", title=name), *shown, class_=class_)
+
+
+def strip(pictures: Iterable[Html]) -> Html:
+    """Pictures side by side.
+
+    Args:
+        pictures: What :func:`picture` makes.
+    """
+    return tag("div", *pictures, class_="strip")
 
 
 def share(value: float | None) -> Html:

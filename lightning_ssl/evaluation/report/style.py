@@ -45,7 +45,7 @@ nav li { list-style: none; }
   width: fit-content; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, th.name, td.name { text-align: left; }
+th:first-child, td:first-child, td.name, .texts th { text-align: left; }
 td.name, th[scope=row] { max-width: 340px; overflow: hidden; text-overflow: ellipsis; }
 thead th { position: sticky; top: 0; background: var(--raised); font-weight: 600; z-index: 1; }
 tbody tr + tr { border-top: 1px solid var(--line); }
@@ -58,7 +58,8 @@ td.share b { position: relative; font-weight: inherit; }
 td.wrap { white-space: normal; text-align: left; overflow-wrap: anywhere; min-width: 200px; }
 pre { margin: 8px 0; padding: 10px 14px; background: var(--raised); border-radius: 8px;
   overflow: auto; max-height: 420px; font-size: .84rem; }
-pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
+pre.command { white-space: pre-wrap; }
+pre.command span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; }
 details { margin: 10px 0; }
 summary { cursor: pointer; color: var(--accent); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 18px; }
@@ -76,7 +77,7 @@ svg .bar { fill: var(--accent); }
 svg .gap { fill: var(--bad); fill-opacity: .3; }
 svg .diagonal { stroke: var(--soft); stroke-dasharray: 4 4; }
 svg .dot { fill-opacity: .65; }
-svg .marked { fill-opacity: 1; stroke: var(--text); stroke-width: 1.5; }
+svg .marked { fill-opacity: 1; stroke: var(--text); stroke-width: 1; }
 svg .cell { fill: var(--accent); } svg .wrong { fill: var(--bad); }
 svg text.count { fill: var(--text); font-size: 11px; text-anchor: middle; }
 svg text.light { fill: var(--ground); }
@@ -97,10 +98,8 @@ img.tiny { image-rendering: pixelated; }
 .shown img { width: 84px; height: 84px; flex: none; }
 .shown div { min-width: 0; overflow-wrap: anywhere; font-size: .86rem; }
 .shown .path { color: var(--soft); font-size: .78rem; }
-.views { display: flex; gap: 14px; align-items: flex-start; padding: 8px; }
-.views + .views { border-top: 1px solid var(--line); }
-.views figure { flex: none; }
-.views figcaption { font-weight: 400; color: var(--soft); font-size: .78rem; }
+.views th, .views td { text-align: left; font-weight: 400; vertical-align: top; }
+.views thead th { color: var(--soft); font-size: .84rem; }
 .views img { width: 72px; height: 72px; }
 .views .strip { flex-wrap: nowrap; }
 footer { margin: 48px 0 32px; color: var(--soft); font-size: .84rem; }
