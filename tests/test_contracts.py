@@ -41,8 +41,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "optim": set(),
     "evaluation": {"checks", "files", "losses", "augment"},
     "evaluation.baselines": {"losses", "evaluation"},
+    "evaluation.report": {"files", "evaluation"},
     "callbacks": {"seeding", "distributed", "checks", "files", "records", "lightning_private"}
-    | {"models", "optim", "evaluation"},
+    | {"models", "optim", "evaluation", "evaluation.report"},
     "data.text": set(),
     "data.orders": {"seeding"},
     "data.plan": {"data.orders"},
@@ -68,12 +69,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": {"types", "distributed", "checks"}
     | {"losses", "state", "augment", "models", "optim", "evaluation", "callbacks"}
     | {"methods.base", "methods.draws", "methods.corrections", "methods.families"},
-    "cli": {"files", "models", "optim", "callbacks", "data", "data.sources", "methods"},
+    "cli": {"files", "models", "optim", "evaluation.report", "callbacks", "data", "data.sources"}
+    | {"methods"},
     "cli.trainer": {"__init__", "files", "lightning_private", "models", "callbacks"}
     | {"methods", "cli"},
     "commands": {"seeding", "checks", "files"}
-    | {"losses", "augment", "models", "evaluation", "evaluation.baselines", "callbacks"}
+    | {"losses", "augment", "models", "evaluation", "evaluation.baselines", "evaluation.report"}
     | {
+        "callbacks",
         "methods",
         "cli",
         "cli.trainer",
