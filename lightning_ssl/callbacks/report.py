@@ -131,7 +131,7 @@ class Report(Callback):
         data = {} if album is None else album.facts()
         method = type(pl_module).__name__
         out: dict[str, Any] = {
-            "title": f"{method} on {data['dataset']}" if data else method,
+            "title": f"{method} on {_place(data)}" if data else method,
             "command": self.command,
             "facts": _facts(trainer, pl_module, data),
         }
@@ -140,6 +140,12 @@ class Report(Callback):
             if self._first:
                 out["span"] = f"from update {self._first} on"
         return out
+
+
+def _place(data: dict[str, Any]) -> str:
+    """What the data are called: a folder or a file by its own name."""
+    own = data["dataset"] in ("folder", "csv") and data["root"]
+    return os.path.basename(os.path.abspath(data["root"])) if own else str(data["dataset"])
 
 
 class _Found:

@@ -12,7 +12,7 @@ from lightning_ssl.evaluation.report.markup import Html, join, tag, void
 Curve = tuple[Sequence[float], Sequence[float]]
 
 _WIDTH, _HEIGHT = 360, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 12, 40
 _MOST_POINTS = 400  # of a curve; more could not be told apart
 
 
@@ -45,7 +45,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """
     raw = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.9)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(number * step, 12) for number in range(first, last + 1)]
 

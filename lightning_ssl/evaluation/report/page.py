@@ -99,9 +99,12 @@ def _first(record: Record) -> list[Html]:
     )
     line = " · ".join(facts[name] for name in ("Data", "Labels", "Finished") if name in facts)
     shown = summary(found) if found else {}
+    out = [tag("p", line, class_="soft")]
     if "seconds" in record.run:
         shown["Wall time"] = (duration(record.run["seconds"]), record.run.get("span"))
-    out = [tag("p", line, class_="soft")]
+    if record.data and not record.evaluations:
+        why = "Nothing was evaluated: no images were held out, or none were to be looked at."
+        out.append(tag("p", why, class_="note"))
     if found:
         which = TITLES[stage].lower()
         out.append(tag("p", f"On the {which}, {found['images']} images:"))
@@ -119,7 +122,7 @@ def _run(run: Run) -> Section:
         "run",
         "Run",
         _command(command) if command else None,
-        table((), facts) if facts else None,
+        table((), facts, "texts") if facts else None,
         tag("details", tag("summary", "Every option"), tag("pre", run.config))
         if run.config
         else None,
@@ -197,8 +200,10 @@ def _views(record: Record) -> Section:
             "The run was trained on stored features of these images' views, drawn before; the "
             "views themselves were not kept, so the images are shown."
         )
+    widest = max(sum(map(len, stream["images"][0]["views"].values())) for stream in record.views)
+    layout = "wide" if widest < 5 else None
     return section(
-        "views", "Views", tag("p", about, class_="soft"), tag("div", *blocks, class_="wide")
+        "views", "Views", tag("p", about, class_="soft"), tag("div", *blocks, class_=layout)
     )
 
 

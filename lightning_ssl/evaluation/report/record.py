@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def write_record(record: Record, folder: str | os.PathLike[str]) -> None:
         OSError: If one cannot be written.
     """
     for name, value in (
-        ("report.json", {"format": _FORMAT, **asdict(record)}),
+        ("report.json", {"format": _FORMAT, **vars(record)}),
         ("metrics.json", metrics_of(record)),
     ):
         indent = 1 if name == "metrics.json" else None

@@ -35,14 +35,15 @@ nav li { list-style: none; }
   margin: 12px 0; padding: 8px 12px; border-left: 3px solid var(--c1);
   background: var(--raised); border-radius: 0 6px 6px 0; max-width: 75ch;
 }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(135px, 1fr)); gap: 10px;
-  margin: 16px 0; padding: 0; }
-.cards div { padding: 10px 14px; background: var(--raised); border-radius: 8px; }
+.cards { display: flex; flex-wrap: wrap; gap: 10px; margin: 16px 0; padding: 0; }
+.cards div { flex: 1 1 138px; max-width: 260px; padding: 10px 14px; background: var(--raised);
+  border-radius: 8px; }
 .cards dt { color: var(--soft); font-size: .84rem; }
 .cards dd { margin: 0; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
 .cards dd small { display: block; color: var(--soft); font-size: .8rem; }
 .scroll { overflow: auto; max-height: 460px; border: 1px solid var(--line); border-radius: 8px;
   width: fit-content; max-width: 100%; }
+.scroll:has(.texts) { max-height: none; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child, td.name, .texts th { text-align: left; }
@@ -68,6 +69,7 @@ summary { cursor: pointer; color: var(--accent); }
 figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; margin-bottom: 4px; }
 svg.chart { display: block; width: 100%; height: auto; max-width: 760px; }
+.wide > figure { max-width: 540px; }
 svg text { fill: var(--soft); font-size: 11px; }
 svg text.label { font-size: 12px; }
 svg .mid { text-anchor: middle; } svg .end { text-anchor: end; }
