@@ -1,6 +1,5 @@
 """What people look at in a report: how many images there are of what, some of them, their views."""
 
-from collections.abc import Callable
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from lightning_ssl.data.sources.images import (
     ResidentImages,
     to_tensor,
 )
+from lightning_ssl.data.sources.named import base_folder
 
 SIDE = 96
 """Longest side of a picture in pixels."""
@@ -198,13 +198,8 @@ class Album:
         target: int | None,
         views: dict[str, Tensor] | None = None,
     ) -> Shown:
-        return Shown(self._name(images, index), target, self._pixels(images, index), views or {})
-
-    def _name(self, images: Images, index: int) -> str:
-        name: Callable[[int], str] = (
-            self.data.train_name if images is self.data.source.train else (images.name)
-        )
-        return name(index)
+        name = images.name_below(base_folder(self.data.dataset, self.data.root), index)
+        return Shown(name, target, self._pixels(images, index), views or {})
 
     def _pixels(self, images: Images, index: int) -> Tensor | None:
         if isinstance(images, ResidentImages):

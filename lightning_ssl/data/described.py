@@ -1,6 +1,5 @@
 """What the data is: source, split, classes, size and statistics, from options."""
 
-import os
 from functools import cached_property
 from typing import Any, Literal
 
@@ -28,7 +27,12 @@ from lightning_ssl.data.record import (
 from lightning_ssl.data.sources.base import Source
 from lightning_ssl.data.sources.decoding import Interpolation, check_center
 from lightning_ssl.data.sources.images import FileImages
-from lightning_ssl.data.sources.named import follows_exif, open_source, prepare_source
+from lightning_ssl.data.sources.named import (
+    base_folder,
+    follows_exif,
+    open_source,
+    prepare_source,
+)
 from lightning_ssl.data.splits.files import LabeledImages
 from lightning_ssl.data.splits.make import Split, make_split
 from lightning_ssl.records import NOT_PLAIN, plain
@@ -279,10 +283,7 @@ class DescribedData(pl.LightningDataModule):
         Args:
             index: Position in the training set.
         """
-        folder = os.path.expanduser(self.root or "")
-        if self.dataset == "csv":
-            folder = os.path.dirname(os.path.abspath(folder))
-        return self.source.train.name_below(folder, index)
+        return self.source.train.name_below(base_folder(self.dataset, self.root), index)
 
     @property
     def num_labeled(self) -> int:

@@ -13,6 +13,7 @@ SMALL = (
     *("--data.batch_size", "8", "--data.unlabeled_batch_size", "16"),
     *("--model.backbone", "wrn_10_1", "--trainer.enable_model_summary", "false"),
     *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
+    *("--report", "false"),  # a tenth of such a run
 )
 
 

@@ -133,3 +133,14 @@ def _check_options(
             )
     if fold is not None and fold not in range(10):
         raise ValueError(f"`fold` (--data.fold) must be in [0, 9], got {fold}.")
+
+
+def base_folder(dataset: str, root: str | None) -> str:
+    """The folder below which files are named: that of the data, of a CSV the one that it lies in.
+
+    Args:
+        dataset: Name of the data set.
+        root: Where it is.
+    """
+    folder = os.path.expanduser(root or "")
+    return os.path.dirname(os.path.abspath(folder)) if dataset == "csv" else folder

@@ -255,7 +255,8 @@ def comparison_page(runs: Mapping[str, Run], links: Mapping[str, str]) -> str:
         section("differences", "What differs", table(("", *runs), rows, "texts")) if rows else None,
     ]
     shown = [found for found in sections if found is not None]
-    return page(f"{len(runs)} runs", tag("p", ", ".join(runs), class_="soft"), shown, _END)
+    names = [tag("li", tag("a", n, href=links[n]) if n in links else n) for n in runs]
+    return page(f"{len(runs)} runs", tag("ul", *names), shown, _END)
 
 
 def _options(config: str | None) -> dict[str, str]:
