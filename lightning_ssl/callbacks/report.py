@@ -31,7 +31,7 @@ from lightning_ssl.evaluation.report.stored import write_page
 from lightning_ssl.seeding import global_seed
 
 _POINTS = 1000  # of the projection
-_EXAMPLES, _CLASSES, _UNLABELED, _VIEWED = 4, 30, 12, 3
+_EXAMPLES, _CLASSES, _UNLABELED, _VIEWED = 4, 20, 12, 3
 _PACKAGES = (
     *("lightning_ssl", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm"),
     "numpy",

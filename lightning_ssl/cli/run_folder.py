@@ -87,7 +87,9 @@ def make_record(config: Namespace) -> Namespace:
         config: The parsed options of ``fit``, before ``{run_dir}`` is filled in.
     """
     record = config.clone()
-    record.trainer = fill(record.trainer)  # in the form that the parser can write
+    record.trainer = fill(
+        record.trainer, run_dir="{run_dir}"
+    )  # in the form that the parser can write
     record.run_dir, record.ckpt_path = HERE, None
     return record
 

@@ -55,7 +55,7 @@ def project(
             *("test" if part == "test" else "validate", "--ckpt_path", ckpt_path),
             *("--trainer.callbacks+=lightning_ssl.callbacks.Embeddings",),
             *("--trainer.callbacks.max_images", str(max_images)),
-            *("--trainer.devices", "1", "--verbose", "false"),
+            *("--trainer.devices", "1", "--verbose", "false", "--report", "false"),
             *(() if model is None else ("--model", model)),
             *(() if root is None else ("--data.root", root)),
         ]

@@ -1,6 +1,6 @@
 """Charts as SVG inside a page: they take its colours, light or dark, and scale with its width.
 
-matplotlib's would be some ten times as large, of one colour scheme, and take seconds a page.
+matplotlib's would be of one colour scheme, three times as large, and take 0.4 s a page, not 0.01 s.
 """
 
 import math

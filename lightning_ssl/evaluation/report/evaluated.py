@@ -95,6 +95,10 @@ def _by_class(found: dict[str, Any], classes: Sequence[str]) -> Html:
     for true, predicted, count in found["confusion"]:
         matrix[true, predicted] = count
     head = ("class", "images", "accuracy", "precision", "F1")
+    scores, title = found["classes"], "Accuracy of each class"
+    if len(scores) > _COUNTED:
+        scores = sorted(scores, key=lambda of: (of["accuracy"] is None, of["accuracy"]))
+        title += ", worst first"
     rows = [
         row(
             of["name"],
@@ -103,12 +107,12 @@ def _by_class(found: dict[str, Any], classes: Sequence[str]) -> Html:
             percent(of["precision"]),
             number(of["f1"]),
         )
-        for of in found["classes"]
+        for of in scores
     ]
     about = "A row for each class that images have, a column for each that they get."
     return tag(
         "div",
-        tag("div", tag("h3", "Accuracy of each class"), table(head, rows), _pairs(matrix, classes)),
+        tag("div", tag("h3", title), table(head, rows), _pairs(matrix, classes)),
         tag(
             "div",
             tag("h3", "Confusion matrix"),
@@ -202,7 +206,8 @@ def _pairs(matrix: torch.Tensor, classes: Sequence[str]) -> Html:
     if not rows:
         return tag("p", "No image is taken for one of another class.")
     return join(
-        tag("h3", "Most frequent confusions"), table(("class", "taken for", "images"), rows)
+        tag("h3", "Most frequent confusions"),
+        table(("class", "taken for", "images"), rows, "pairs"),
     )
 
 

@@ -43,7 +43,6 @@ _PARTS = {
     "val": "validation",
     "test": "test",
 }
-_MOST_CLASSES = 30  # whose images are shown
 _MOST_PANELS = 8
 
 
@@ -178,7 +177,7 @@ def _examples(data: dict[str, Any]) -> Html | None:
     more = len(data["classes"]) - len(blocks)
     return join(
         tag("h3", "Labelled images") if blocks else None,
-        tag("div", *blocks, class_="grid"),
+        tag("div", *blocks, class_="grid examples"),
         tag("p", f"And {more} further classes.", class_="soft") if blocks and more else None,
         tag("h3", "Unlabelled images") if unlabeled else None,
         strip(unlabeled),

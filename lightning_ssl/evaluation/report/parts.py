@@ -68,7 +68,7 @@ def table(head: Sequence[str], rows: Sequence[Html], class_: str | None = None) 
     Args:
         head: Names of the columns; none where the rows say it.
         rows: Its rows, see :func:`row`.
-        class_: ``texts`` where the cells are no numbers.
+        class_: ``texts`` where the cells are no numbers, ``pairs`` where the second ones are none.
     """
     names = [tag("th", name, scope="col") for name in head]
     top = tag("thead", tag("tr", *names)) if names else None

@@ -46,8 +46,8 @@ nav li { list-style: none; }
 .scroll:has(.texts) { max-height: none; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, td.name, .texts th { text-align: left; }
-td.name, th[scope=row] { max-width: 340px; overflow: hidden; text-overflow: ellipsis; }
+th:first-child, td:first-child, td.name, .texts th, .pairs th:nth-child(2) { text-align: left; }
+td.name, th[scope=row] { max-width: min(340px, 42vw); overflow: hidden; text-overflow: ellipsis; }
 thead th { position: sticky; top: 0; background: var(--raised); font-weight: 600; z-index: 1; }
 tbody tr + tr { border-top: 1px solid var(--line); }
 tbody th { font-weight: 500; }
@@ -63,7 +63,9 @@ pre.command { white-space: pre-wrap; }
 pre.command span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; }
 details { margin: 10px 0; }
 summary { cursor: pointer; color: var(--accent); }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 18px; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr));
+  gap: 18px; }
+.examples { grid-template-columns: repeat(auto-fill, minmax(138px, 1fr)); }
 .wide { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
   gap: 18px; align-items: start; }
 figure { margin: 0; min-width: 0; }
