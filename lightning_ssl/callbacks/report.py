@@ -119,7 +119,7 @@ class Report(Callback):
             record.run = self._describe_run(trainer, pl_module, album)
         if album is not None and (fits or not record.data):
             record.data = _describe_data(album)
-            record.views = _describe_views(album) if fits else []
+            record.views = _describe_views(album, pl_module.device) if fits else []
         if found is not None:
             record.evaluations[found.stage] = _describe(trainer, pl_module, album, found)
         write_record(record, self.folder)
@@ -266,7 +266,7 @@ def _describe_data(album: Any) -> dict[str, Any]:
     }
 
 
-def _describe_views(album: Any) -> list[dict[str, Any]]:
+def _describe_views(album: Any, device: torch.device) -> list[dict[str, Any]]:
     return [
         {
             "stream": stream,
@@ -279,7 +279,7 @@ def _describe_views(album: Any) -> list[dict[str, Any]]:
                 for image in images
             ],
         }
-        for stream, images in album.views(_VIEWED).items()
+        for stream, images in album.views(_VIEWED, device).items()
     ]
 
 

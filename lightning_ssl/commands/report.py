@@ -7,7 +7,7 @@ from urllib.parse import quote
 from rich.console import Console
 
 from lightning_ssl.evaluation.report.page import comparison_page
-from lightning_ssl.evaluation.report.stored import read_stored, write_page
+from lightning_ssl.evaluation.report.stored import composed, read_stored, write_page
 from lightning_ssl.files import check_output, printable, writing_text
 
 
@@ -44,12 +44,13 @@ def _compare(folders: list[Path], path: Path) -> None:
     """Write the page that compares runs, with links to their reports."""
     runs, links = {}, {}
     for folder in folders:
-        name, page = _name(folder, folders), folder / "report.html"
+        name, own = _name(folder, folders), folder / "report.html"
         runs[name] = read_stored(folder)
-        if page.is_file():
-            links[name] = quote(os.fsencode(os.path.relpath(page, path.parent)))
+        if own.is_file():
+            links[name] = quote(os.fsencode(os.path.relpath(own, path.parent)))
+    page = composed(lambda: comparison_page(runs, links))
     with writing_text(path) as file:
-        file.write(comparison_page(runs, links))
+        file.write(page)
 
 
 def _name(folder: Path, folders: list[Path]) -> str:

@@ -4,6 +4,7 @@ from copy import copy
 from typing import Any, NamedTuple
 
 import torch
+from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 
 from lightning_ssl.data.described import DescribedData
@@ -149,11 +150,12 @@ class Album:
         found: list[int] = rows[kept.long()].tolist()
         return found
 
-    def views(self, count: int) -> dict[str, list[Shown]]:
+    def views(self, count: int, device: torch.device) -> dict[str, list[Shown]]:
         """Views of some images, as a step would draw them.
 
         Args:
             count: Images of each stream.
+            device: Where training drew them.
 
         Returns:
             Stream to images; nothing where nothing was trained.
@@ -170,9 +172,10 @@ class Album:
         if isinstance(self._draw, DrawViews):
             few: Any = _Few(chosen.get("labeled"), chosen.get("unlabeled"))
             fetch.plan = few
-            draw = DrawViews(fetch, self._draw.views, self._draw.custom)
+            draw = copy(self._draw)  # which has the pixels of small images on the device
+            draw.fetch = fetch
             with torch.random.fork_rng(devices=[]):
-                batch = draw(fetch(0), torch.float32)
+                batch = draw(move_data_to_device(fetch(0), device), torch.float32)
             drawn = {stream: getattr(batch, stream).views for stream in chosen}
         return {
             stream: [
@@ -189,7 +192,7 @@ class Album:
 
     def _bytes(self, views: Tensor) -> Tensor:
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.data.mean, self.data.std))
-        return ((views * std + mean).clamp(0, 1) * 255).round().byte()
+        return ((views.cpu() * std + mean).clamp(0, 1) * 255).round().byte()
 
     def _shown(
         self,

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,14 @@ def test_a_run_its_test_and_what_is_made_of_them_later(
 
     capsys.readouterr()
     Path("moved/report.json").write_text("{}")
+    shutil.copytree("moved", "odd")
+    Path("odd/report.json").write_text('{"format": 1, "evaluations": {"val": {"metrics": 3}}}')
     for args, parts in (
         (("nowhere",), ("`runs`", "'nowhere'")),
         ((), ("runs",)),
         (("moved",), ("report.json", "no record")),
+        (("odd",), ("report.json", "damaged")),
+        (("odd", "#other"), ("report.json",)),
         (("#other", "--output", "moved"), ("`output`", "'moved'")),
         (("#other", "--outputs", "x"), ("--output",)),
     ):
@@ -149,6 +154,34 @@ def test_a_run_without_one_and_one_that_cannot_write_it(
     assert load("b")["global_step"] == 1
     said = [str(w.message) for w in recwarn if "No report was written" in str(w.message)]
     assert said == ["No report was written: OSError: No space left on device"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+def test_a_browser_shows_it_without_a_complaint_and_without_scrolling_sideways() -> None:
+    fit("PAWS", "a", 2, *HELD_OUT, *REPORT, "--data.batch_size", "10")
+    said = "parent.postMessage([innerWidth, document.documentElement.scrollWidth].join(), '*')"
+    page = Path("a/report.html").read_text()
+    Path("page.html").write_text(f"{page}<script>{said}</script>")
+    frames = "".join(f'<iframe src="page.html" width="{w}"></iframe>' for w in (320, 400, 1280))
+    told = "onmessage = e => document.body.append(' [' + e.data + ']')"
+    Path("frames.html").write_text(f"<body>{frames}<script>{told}</script></body>")
+    browser = [
+        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
+        *("--no-first-run", "--disable-background-networking", "--user-data-dir=browser"),
+    ]
+    for name in ("a/report.html", "frames.html"):
+        command = [
+            *browser,
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            Path(name).resolve().as_uri(),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "CONSOLE" not in done.stderr
+    widths = re.findall(r"\[(\d+),(\d+)\]", done.stdout)
+    assert len(widths) == 3
+    assert [pair for pair in widths if int(pair[1]) > int(pair[0])] == []
 
 
 @pytest.mark.ddp

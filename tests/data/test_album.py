@@ -12,6 +12,8 @@ from torch import nn
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.methods import PAWS, FixMatch
 
+CPU = torch.device("cpu")
+
 
 class Inverted(nn.Module):
     """A view whose pixels are known."""
@@ -53,7 +55,7 @@ def test_counts_names_and_classes() -> None:
 def test_views_are_those_of_training() -> None:
     data = set_up(SSLDataModule("digits", num_labels=20, views={"weak": Inverted()}, seed=0))
     before = torch.get_rng_state()
-    shown = data.album.views(3)
+    shown = data.album.views(3, CPU)
     assert torch.equal(torch.get_rng_state(), before)
     assert {stream: len(images) for stream, images in shown.items()} == {
         "labeled": 3,
@@ -65,7 +67,7 @@ def test_views_are_those_of_training() -> None:
     assert set(shown["unlabeled"][0].views) == {"weak", "strong"}
     paws = PAWS(10, backbone="wrn_10_1", local_views=2)
     data = set_up(SSLDataModule("digits", num_labels=40, seed=0), paws)
-    views = data.album.views(1)["unlabeled"]
+    views = data.album.views(1, CPU)["unlabeled"]
     assert {name: len(v) for name, v in views[0].views.items()} == {"global": 2, "local": 2}
 
 
@@ -81,7 +83,7 @@ def test_photos_and_those_that_are_gone(size: int, tmp_path: Any) -> None:
     album = data.album
     shown = album.evaluated("test", 4)
     assert (shown.name, shown.pixels.unique().tolist()) == ("test/b/1.png", [70])
-    (image,) = album.views(1)["labeled"]
+    (image,) = album.views(1, CPU)["labeled"]
     assert image.name == "labeled/a/0.png"
     assert image.views["weak"].unique().tolist() == [20]  # flips and shifts of one colour
     assert album.counts()[1] == {"labeled": 0, "unlabeled": 3, "test": 0}

@@ -13,6 +13,7 @@ from lightning_ssl import methods
 from lightning_ssl.cli import run
 from lightning_ssl.models import build_backbone
 
+from pages import check_page
 from runs import SMALL, differences, fit, load
 
 
@@ -290,9 +291,12 @@ def test_there_is_a_row_for_each_method() -> None:
 def test_the_paper_config_trains_evaluates_and_predicts(row: Row) -> None:
     cli: Any = run(["fit", "-c", row.config, *SMALL, "--model.backbone_args", "null", *row.options,
                     "--run_dir", "a", "--trainer.max_steps", "4", "--trainer.val_check_interval",
-                    "4", "--trainer.log_every_n_steps", "1",
+                    "4", "--trainer.log_every_n_steps", "1", "--report", "true",
                     "--model.optimizer.lr", "0.007"])  # fmt: skip
     assert type(cli.model).__name__ == row.name
+    assert check_page(Path("a/report.html").read_text()).ids() == [
+        *("run", "data", "views", "curves", "test"),
+    ]
     with Path("a/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) - {"epoch", "step"} == (

@@ -1,6 +1,7 @@
 """A run as its folder holds it, and the page made of that."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_ssl.evaluation.figures import read_curves
@@ -52,7 +53,24 @@ def write_page(
         OSError: If the file cannot be written.
     """
     path = Path(folder, "report.html") if output is None else Path(output)
-    page = report_page(read_stored(folder))
+    run = read_stored(folder)
+    page = composed(lambda: report_page(run))
     with writing_text(path) as file:
         file.write(page)
     return path
+
+
+def composed(page: Callable[[], str]) -> str:
+    """Make a page of records, which may be anyone's.
+
+    Args:
+        page: Makes it.
+
+    Raises:
+        ValueError: If a value is missing or another than this package writes.
+    """
+    try:
+        return page()
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`report.json` of a run is damaged: {reason}.") from error
