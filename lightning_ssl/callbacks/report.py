@@ -121,7 +121,10 @@ class Report(Callback):
             record.data = _describe_data(album)
             record.views = _describe_views(album, pl_module.device) if fits else []
         if found is not None:
-            record.evaluations[found.stage] = _describe(trainer, pl_module, album, found)
+            earlier = record.evaluations.get(found.stage, {})
+            own = _describe(trainer, pl_module, album, found)
+            own["watched"] = fits or earlier.get("watched", False)
+            record.evaluations[found.stage] = own
         write_record(record, self.folder)
         rank_zero_info(f"Report: {write_page(self.folder)}")
 
@@ -224,7 +227,7 @@ def _describe(
     marked = None if album is None or labeled is None else album.labeled_classes(len(labeled))
     out["projection"] = describe_projection(found.features, found.features_target, labeled, marked)
     path = _checkpoint(trainer)
-    out["updates"], out["watched"] = _updates(trainer), path is None
+    out["updates"] = _updates(trainer)
     out["checkpoint"] = None if path is None else os.path.basename(path)
     return out
 

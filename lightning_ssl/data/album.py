@@ -209,7 +209,8 @@ class Album:
             return images.pixels[index]
         assert isinstance(images, FileImages)
         try:
-            return to_tensor(images.center(images.decode(index), min(self.data.image_size, SIDE)))
+            photo = images.decode(index, least_side=2 * SIDE)
+            return to_tensor(images.center(photo, min(self.data.image_size, SIDE)))
         except BrokenImageError:
             return None
 

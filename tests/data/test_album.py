@@ -10,6 +10,7 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from lightning_ssl.data import SSLDataModule
+from lightning_ssl.data.sources.images import to_tensor
 from lightning_ssl.methods import PAWS, FixMatch
 
 CPU = torch.device("cpu")
@@ -87,5 +88,12 @@ def test_photos_and_those_that_are_gone(size: int, tmp_path: Any) -> None:
     assert image.name == "labeled/a/0.png"
     assert image.views["weak"].unique().tolist() == [20]  # flips and shifts of one colour
     assert album.counts()[1] == {"labeled": 0, "unlabeled": 3, "test": 0}
+    # Of a large JPEG the same is seen, read at a part of its size.
+    grid = torch.arange(1600)
+    photo = ((grid[:, None] // 3 + grid[None] // 5) % 256).byte()[..., None].repeat(1, 1, 3)
+    Image.fromarray(photo.numpy()).save(tmp_path / "test/b/1.png", "JPEG", quality=95)
+    whole = data.source.test.center(data.source.test.decode(4), min(size, 96))
+    difference = album.evaluated("test", 4).pixels.float() - to_tensor(whole).float()
+    assert difference.abs().mean() < 2
     (tmp_path / "test/b/1.png").unlink()
     assert album.evaluated("test", 4).pixels is None
