@@ -2,8 +2,9 @@
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,15 +14,17 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_ssl.callbacks.labeled import known_features
-from lightning_ssl.evaluation.outliers import nearest_label_scores, outlier_threshold
+from lightning_ssl.evaluation.outliers import outlier_threshold
+from lightning_ssl.evaluation.predictions import describe_predictions
 from lightning_ssl.files import check_output, replacing, save, writing_text
 
 
 class PredictionWriter(Callback):
-    """Write ``path,label,probability`` for every image, in the order of the data.
+    """Write ``path,label,probability,margin`` for every image, in the order of the data.
 
-    Where the method knows features of the labelled images, from its checkpoint, there is a column
-    ``outlier_score``, too: the cosine to the nearest of them, see
+    The margin is the difference of the two largest probabilities. Where the method knows features
+    of the labelled images, from its checkpoint, there is a column ``outlier_score``, too, before
+    the margin: the cosine to the nearest of them, see
     :func:`~lightning_ssl.evaluation.outliers.nearest_label_scores`.
 
     An unreadable image gets empty values (and a row of NaN as its embedding).
@@ -33,13 +36,27 @@ class PredictionWriter(Callback):
         path: The CSV file.
         embeddings: Whether to write the features too, ``(N, F)``, float32, one row per line of
             the CSV, to the same name with the ending ``.npy``.
+        top_k: How many of the most probable classes have columns, the second one ``label_2`` and
+            ``probability_2``; or ``all`` for a column ``prob_<class>`` of each class.
+
+    Raises:
+        ValueError: If ``top_k`` is below 1.
     """
 
-    def __init__(self, path: str = "predictions.csv", embeddings: bool = False) -> None:
+    def __init__(
+        self,
+        path: str = "predictions.csv",
+        embeddings: bool = False,
+        top_k: int | Literal["all"] = 1,
+    ) -> None:
+        if top_k != "all" and top_k < 1:
+            raise ValueError(f"`predictions.top_k` must be at least 1, or 'all', got {top_k}.")
         self.path = Path(path).expanduser()
         self.embeddings = embeddings
+        self.top_k = top_k
         self._parts: list[dict[str, Tensor]] = []
         self._labeled: Tensor | None = None
+        self._num_classes = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the file can be written, before anything is computed.
@@ -58,6 +75,12 @@ class PredictionWriter(Callback):
                 "`predictions.path` must not end in .npy, which is what the embeddings end in, got "
                 f"'{self.path}'."
             )
+        num_classes = getattr(pl_module, "num_classes", None)
+        if num_classes is not None and self.top_k != "all" and self.top_k > num_classes:
+            raise ValueError(
+                f"`predictions.top_k` must be in [1, {num_classes}], the number of classes, or "
+                f"'all', got {self.top_k}."
+            )
         check_output(self.path, "predictions.path")
         check_output(self._part_file(trainer.world_size - 1), "predictions.path")
 
@@ -75,14 +98,16 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep what the file needs of a batch, on the CPU."""
-        probability, label = outputs["probs"].max(dim=1)
-        part = {"index": outputs["index"], "label": label, "probability": probability}
-        if self.embeddings:
-            part["embedding"] = outputs["embedding"].float()
         self._labeled = known_features(pl_module)
-        if self._labeled is not None:
-            features = outputs["embedding"].float()
-            part["score"] = nearest_label_scores(features, self._labeled.to(features))
+        probs, features = outputs["probs"], outputs["embedding"]
+        self._num_classes = probs.shape[1]
+        count = 1 if self.top_k == "all" else self.top_k
+        part = describe_predictions(probs, features, self._labeled, count)
+        part["index"] = outputs["index"]
+        if self.top_k == "all":
+            part["probs"] = probs
+        if self.embeddings:
+            part["embedding"] = features.float()
         self._parts.append({name: value.cpu() for name, value in part.items()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,24 +139,25 @@ class PredictionWriter(Callback):
         name = getattr(datamodule, "predict_name", str)
         classes = getattr(datamodule, "classes", None)
         total = getattr(datamodule, "num_predicted", len(merged["index"]))
-        index = merged["index"]
-        label = torch.full((total,), -1).scatter_(0, index, merged["label"]).tolist()
-        columns = {n: merged[n].float() for n in ("probability", "score") if n in merged}
-        spread = [torch.zeros(total).scatter_(0, index, values) for values in columns.values()]
+        index = merged.pop("index")
+        spread = {
+            name: values.new_full(
+                (total, *values.shape[1:]), torch.nan if values.is_floating_point() else -1
+            ).index_copy_(0, index, values)
+            for name, values in merged.items()
+        }
         if self.embeddings:
-            rows = torch.full((total, merged["embedding"].shape[1]), torch.nan)
-            rows.index_copy_(0, merged["index"], merged["embedding"])
             with replacing(self._array) as temporary, open(temporary, "wb") as binary:
-                np.save(binary, rows.numpy())
+                np.save(binary, spread["embedding"].numpy())
+        names = [str(c) for c in classes or range(self._num_classes)]
+        columns = _columns(spread, names)
         with writing_text(self.path, newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(("path", "label", "probability", "outlier_score")[: 2 + len(spread)])
-            numbers = zip(*(values.tolist() for values in spread), strict=True)
-            for row, (number, values) in enumerate(zip(label, numbers, strict=True)):
-                known = (classes[number] if classes else number, *(f"{v:.6f}" for v in values))
-                writer.writerow((name(row), *(known if number >= 0 else ("",) * len(known))))
+            writer.writerow(("path", *columns))
+            for row, values in enumerate(zip(*columns.values(), strict=True)):
+                writer.writerow((name(row), *values))
         self._report(merged)
-        unreadable = [name(index) for index, number in enumerate(label) if number < 0]
+        unreadable = [name(row) for row in (spread["label"][:, 0] < 0).nonzero().flatten().tolist()]
         if unreadable:
             left = "are beyond `trainer.limit_predict_batches` or " if limited else ""
             rank_zero_warn(
@@ -143,11 +169,38 @@ class PredictionWriter(Callback):
         """Say how many images are far from all labelled ones."""
         if self._labeled is not None and len(self._labeled) > 1:
             threshold = outlier_threshold(self._labeled.float())
-            far = int((merged["score"] < threshold).sum())
+            far = int((merged["outlier_score"] < threshold).sum())
             rank_zero_info(
-                f"{far} of {len(merged['score'])} images are farther from the labelled ones than "
-                f"95 % of these are from each other: `outlier_score` below {threshold:.3f}."
+                f"{far} of {len(merged['outlier_score'])} images are farther from the labelled "
+                "ones than 95 % of these are from each other: `outlier_score` below "
+                f"{threshold:.3f}."
             )
+
+
+def _columns(found: dict[str, Tensor], classes: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of the table by name; what is not known of an image is empty."""
+    names = [*classes, ""]  # -1 is the last one
+
+    known = (found["label"][:, 0] >= 0).tolist()
+
+    def numbers(values: Tensor) -> list[str]:
+        pairs = zip(values.tolist(), known, strict=True)
+        return [f"{value:.6f}" if is_known else "" for value, is_known in pairs]
+
+    columns = {}
+    for place, (label, values) in enumerate(
+        zip(found["label"].unbind(1), found["probability"].unbind(1), strict=True), 1
+    ):
+        which = "" if place == 1 else f"_{place}"
+        columns[f"label{which}"] = [names[number] for number in label.tolist()]
+        columns[f"probability{which}"] = numbers(values)
+        if place == 1:
+            measures = [n for n in ("outlier_score", "margin") if n in found]
+            columns |= {name: numbers(found[name]) for name in measures}
+    if "probs" in found:
+        parts = zip(classes, found["probs"].unbind(1), strict=True)
+        columns |= {f"prob_{name}": numbers(values) for name, values in parts}
+    return columns
 
 
 def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lightning_ssl.callbacks.stored import check_network, check_options, without_downloads
 from lightning_ssl.cli.trust import check_class, check_names
+from lightning_ssl.methods import SSLModule
 
 TRAINED_ON = ("num_labeled", "num_unlabeled", "class_counts", "image_side")
 LINKED = ("num_classes", *TRAINED_ON, "in_channels", "image_std")
@@ -68,6 +70,39 @@ def known_to_checkpoint(
             },
         }
     return known
+
+
+def restore_method(known: Mapping[str, Any], path: str, **options: Any) -> SSLModule:
+    """Build the method of a checkpoint, with its averaged weights.
+
+    Args:
+        known: What :func:`known_to_checkpoint` said of it.
+        path: The checkpoint.
+        **options: Arguments of the method in place of the checkpoint's.
+
+    Returns:
+        The method in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: If it lacks the method or the data, or its method cannot be imported.
+    """
+    if not {"model", "data"} <= set(known):
+        raise ValueError(
+            "`ckpt_path` must be a checkpoint of a method that was trained on an SSLDataModule, "
+            f"got '{path}'."
+        )
+    class_path = known["model"]["class_path"]
+    module, _, name = class_path.rpartition(".")
+    try:
+        method = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"`ckpt_path` is of the method '{class_path}', which cannot be found."
+        ) from error
+    if not (isinstance(method, type) and issubclass(method, SSLModule)):
+        raise ValueError(f"`ckpt_path` must be of a method, got one of '{class_path}'.")
+    restored: SSLModule = method.load_from_checkpoint(path, map_location="cpu", **options)
+    return restored.eval()
 
 
 def trained_on(path: str) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """The method and the data of a checkpoint, for commands that use both."""
 
-from importlib import import_module
 from typing import Any
 
-from lightning_ssl.cli.checkpoint import known_to_checkpoint
+from lightning_ssl.cli.checkpoint import known_to_checkpoint, restore_method
 from lightning_ssl.data import SSLDataModule
 from lightning_ssl.methods import SSLModule
 
@@ -26,24 +25,8 @@ def restore(
         ValueError: If it lacks the method or the data, or its method cannot be imported.
     """
     known = known_to_checkpoint(ckpt_path, predict=False, named=() if model is None else (model,))
-    if not {"model", "data"} <= set(known):
-        raise ValueError(
-            f"`ckpt_path` must be a checkpoint of a method that was trained on an SSLDataModule, "
-            f"got '{ckpt_path}'."
-        )
+    method = restore_method(known, ckpt_path)
     options: dict[str, Any] = known["data"]["init_args"]
     if root is not None:
         options["root"] = root
-    data = SSLDataModule(**options)
-    path = known["model"]["class_path"]
-    module, _, name = path.rpartition(".")
-    try:
-        method = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"`ckpt_path` is of the method '{path}', which cannot be found."
-        ) from error
-    if not (isinstance(method, type) and issubclass(method, SSLModule)):
-        raise ValueError(f"`ckpt_path` must be of a method, got one of '{path}'.")
-    restored: SSLModule = method.load_from_checkpoint(ckpt_path, map_location="cpu")
-    return restored.eval(), data
+    return method, SSLDataModule(**options)

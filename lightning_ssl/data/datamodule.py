@@ -30,7 +30,7 @@ from lightning_ssl.data.loading.views import DrawViews
 from lightning_ssl.data.orders import Order, Shuffled, order_of_classes
 from lightning_ssl.data.plan import Plan, count_steps, describe_run
 from lightning_ssl.data.sources.depth import warn_of_few_levels
-from lightning_ssl.data.sources.folder import images_below
+from lightning_ssl.data.sources.given import images_at
 from lightning_ssl.data.sources.images import FileImages, Images
 from lightning_ssl.data.splits.make import save_split
 from lightning_ssl.types import Batch
@@ -261,10 +261,10 @@ class SSLDataModule(CachedData):
         return self._evaluation("train", "support", rows[kept.long()])
 
     def predict_dataloader(self) -> EvaluationLoader:
-        """All images below ``root``, or the test images of a named data set."""
+        """The images that ``root`` means, or the test images of a named data set."""
         if self.dataset == "folder" and self.root is not None:
             form = (self.in_channels, self.exif_orientation)
-            images = images_below(self.root, *form).seen(self.crop_pct, self.interpolation)
+            images = images_at(self.root, *form).seen(self.crop_pct, self.interpolation)
             warn_of_few_levels(images)
             self._images["predict"] = images
         elif self.source.test is not None:

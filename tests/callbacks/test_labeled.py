@@ -118,7 +118,7 @@ def test_older_weights_have_none_and_a_resumed_run_has_the_same() -> None:
     one, two = load("whole"), load("resumed")
     assert [d for name in names for d in differences(one[name], two[name], name)] == []
     predict(early)
-    assert list(rows("predictions.csv")[0]) == ["path", "label", "probability"]
+    assert list(rows("predictions.csv")[0]) == ["path", "label", "probability", "margin"]
 
 
 @pytest.mark.ddp

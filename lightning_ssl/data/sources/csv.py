@@ -87,7 +87,7 @@ def _read(root: str) -> list[_Row]:
     folder = os.path.dirname(os.path.abspath(root))
     text = read_text(root)
     # The line ends of all systems; old spreadsheets know a carriage return alone.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter(text))
     rows = []
     try:
         columns = [name.strip().lower() for name in next(reader, [])]
@@ -115,8 +115,12 @@ def _read(root: str) -> list[_Row]:
     return rows
 
 
-def _delimiter(text: str) -> str:
-    """The sign between columns: Excel writes semicolons where a comma is the decimal point."""
+def delimiter(text: str) -> str:
+    """The sign between columns: Excel writes semicolons where a comma is the decimal point.
+
+    Args:
+        text: Of the table.
+    """
     header = next(iter(text.splitlines()), "")
     return max(",;\t", key=header.count)
 

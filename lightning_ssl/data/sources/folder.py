@@ -203,13 +203,16 @@ def list_classes(
     return names, paths, torch.arange(len(names)).repeat_interleave(torch.tensor(counts))
 
 
-def images_below(root: str, in_channels: int, exif_orientation: bool) -> FileImages:
+def images_below(
+    root: str, in_channels: int, exif_orientation: bool, argument: str = "data.root"
+) -> FileImages:
     """List the images of a folder at any depth, which are to be predicted.
 
     Args:
         root: The folder.
         in_channels: 3 or 1.
         exif_orientation: Whether photos are turned as their EXIF data say.
+        argument: Name of the argument that gave ``root``, for messages.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.
@@ -217,9 +220,9 @@ def images_below(root: str, in_channels: int, exif_orientation: bool) -> FileIma
     left_out, folder = LeftOut(), os.path.expanduser(root)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
-            f"`data.root` must be a folder of images, got '{root}': {describe_folder(folder)}."
+            f"`{argument}` must be a folder of images, got '{root}': {describe_folder(folder)}."
         )
-    paths = _list_images(folder, left_out)
+    paths = _list_images(folder, left_out, argument)
     left_out.warn(f"'{root}'")
     return FileImages(paths, torch.full((len(paths),), -1), in_channels, exif_orientation)
 
@@ -244,11 +247,11 @@ def _list_part(
     return FileImages(paths, targets, *form)
 
 
-def _list_images(folder: str, left_out: LeftOut) -> list[str]:
+def _list_images(folder: str, left_out: LeftOut, argument: str = "data.root") -> list[str]:
     paths = list(walk_images(folder, left_out))
     if not paths:
         raise FileNotFoundError(
-            f"`data.root` must hold images, found none in '{folder}'; left out, not read as "
+            f"`{argument}` must hold images, found none in '{folder}'; left out, not read as "
             f"images: {left_out or 'nothing'}."
         )
     return paths

@@ -227,12 +227,20 @@ class FileImages(Images):
             with open_image(path) as image:
                 if least_side is not None:
                     image.draft(None, (least_side, least_side))
-                upright = turn_upright(image) if self.exif_orientation else image
-                return convert_mode(upright, self.channels)
+                return self.convert(image)
         except MemoryError:
             raise
         except Exception as error:  # a damaged file makes decoders raise almost anything
             raise BrokenImageError(path, f"{type(error).__name__}: {error}") from error
+
+    def convert(self, image: Image.Image) -> Image.Image:
+        """Bring an open image upright, if asked for, and to the number of channels.
+
+        Args:
+            image: The image.
+        """
+        upright = turn_upright(image) if self.exif_orientation else image
+        return convert_mode(upright, self.channels)
 
     def seen(self, crop_pct: float | None, interpolation: Interpolation) -> "FileImages":
         """The same images, as evaluation shall see them; see :meth:`Images.seen`."""
