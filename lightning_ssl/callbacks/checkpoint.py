@@ -1,4 +1,4 @@
-"""Checkpoints that a run can be continued from."""
+"""Checkpoints: what a run can be continued from, and the weights to use."""
 
 import os
 from pathlib import Path
@@ -85,6 +85,8 @@ class RunCheckpoint(ModelCheckpoint):
         mode: Whether the smallest (``min``) or the largest (``max``) value is best; None for the
             smallest of losses, ``nll`` and ``ece``, the largest of others.
         every_n_train_steps: Optimizer updates between two files; None saves after validations.
+        save_weights_only: Whether the file holds what predictions need and nothing else: the
+            weights that are evaluated and the record, a small part of what a run goes on from.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class RunCheckpoint(ModelCheckpoint):
         monitor: str | None = None,
         mode: str | None = None,
         every_n_train_steps: int | None = None,
+        save_weights_only: bool = False,
     ) -> None:
         super().__init__(
             dirpath=dirpath,
@@ -101,6 +104,7 @@ class RunCheckpoint(ModelCheckpoint):
             monitor=monitor,
             mode=mode or ("min" if _is_loss(monitor or "") else "max"),
             every_n_train_steps=every_n_train_steps,
+            save_weights_only=save_weights_only,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )

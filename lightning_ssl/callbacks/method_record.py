@@ -9,18 +9,28 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_ssl.callbacks.base_weights import is_partial, leave_out, put_back
 from lightning_ssl.callbacks.stored import check_is_of, without_downloads
+from lightning_ssl.callbacks.weights_alone import complete, is_of_weights_alone, last_metrics
 from lightning_ssl.optim import Optimizer, Schedule
 from lightning_ssl.records import check_same, plain
 from lightning_ssl.seeding import global_seed
 
 
-def record_method(method: LightningModule, checkpoint: dict[str, Any]) -> None:
+def record_method(
+    method: LightningModule, checkpoint: dict[str, Any], trainer: Trainer | None
+) -> None:
     """Put in the class, its options and the seed, as plain values; leave out what never learns.
 
     Args:
         method: The method.
         checkpoint: What is to be written.
+        trainer: The trainer that writes it; None where none does.
     """
+    if trainer is not None:
+        if is_of_weights_alone(checkpoint):
+            complete(method, trainer, checkpoint)
+        metrics = last_metrics(method, trainer)
+        if metrics:
+            checkpoint["metrics"] = metrics
     checkpoint["seed"] = global_seed()
     checkpoint["started_from"] = plain(method.hparams.get("weights"))
     checkpoint["method"] = f"{type(method).__module__}.{type(method).__qualname__}"

@@ -192,6 +192,7 @@ def _check(path: str, checkpoint: Any) -> None:
         ),
         ("temperature", _is_positive(checkpoint.get("temperature", 1.0)), "a number above 0"),
         ("labeled_features", _are_rows(checkpoint.get("labeled_features")), "features of images"),
+        ("metrics", _are_metrics(checkpoint.get("metrics", {})), "numbers by name"),
     ):
         if not right:
             raise _damaged(path, f"`{key}` must be {what}, got {checkpoint.get(key)!r:.200}")
@@ -201,6 +202,11 @@ def _check(path: str, checkpoint: Any) -> None:
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, float) and 0 < value < math.inf
+
+
+def _are_metrics(value: Any) -> bool:
+    numbers = isinstance(value, dict) and all(isinstance(v, float) for v in value.values())
+    return numbers and all(isinstance(name, str) for name in value)
 
 
 def _are_rows(value: Any) -> bool:

@@ -266,8 +266,15 @@ def check_whole(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None
         if not right or not (part or key == "callbacks"):
             raise ValueError(
                 f"`ckpt_path` '{path}' must hold `{key}` for a run to go on from it, got "
-                f"{part!r:.100}: a new run starts from its weights by --model.weights."
+                f"{part!r:.100}: {_instead(path)} a new run starts from its weights by "
+                "--model.weights."
             )
+
+
+def _instead(path: str) -> str:
+    """What to continue from in the place of a run's best checkpoint, which is of weights alone."""
+    last = Path(path).with_name("last.ckpt")
+    return f"continue from '{last}', or" if last.is_file() and last != Path(path) else "but"
 
 
 def check_state(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:

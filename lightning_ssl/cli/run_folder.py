@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_ssl.callbacks import MetricsFile
+from lightning_ssl.callbacks.weights_alone import is_of_weights_alone
 from lightning_ssl.cli.checkpoint import open_checkpoint
 from lightning_ssl.evaluation.report.record import FILES as REPORT_FILES
 from lightning_ssl.files import FolderLock, check_output_folder, writing_text
@@ -171,14 +172,13 @@ def find_checkpoint(run_dir: str, word: str | None) -> str | None:
             return None
         # A batch system that starts the same script again means the same run.
         if int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
-            raise ValueError(
-                f"`run_dir` already holds a run, '{held[0]}': give --ckpt_path "
-                f"{'last' if last.exists() else held[0]} to continue it, or another folder."
-            )
+            found = ["last"] if last.exists() else [str(h) for h in held if _can_go_on(h)]
+            way = f"give --ckpt_path {found[0]} to continue it, or" if found else "give"
+            raise ValueError(f"`run_dir` already holds a run, '{held[0]}': {way} another folder.")
         word = "last"
     path = folder / f"{word}.ckpt"
     if not path.exists():
-        others = sorted(str(other) for other in folder.glob("*.ckpt") if other.is_file())
+        others = sorted(other for other in folder.glob("*.ckpt") if other.is_file())
         if word == "last" and not others:
             return None
         raise FileNotFoundError(
@@ -188,7 +188,7 @@ def find_checkpoint(run_dir: str, word: str | None) -> str | None:
     try:
         open_checkpoint(str(path))
     except ValueError as error:
-        others = [str(o) for o in sorted(folder.glob("*.ckpt")) if o != path and _opens(o)]
+        others = [other for other in sorted(folder.glob("*.ckpt")) if other != path]
         raise ValueError(f"{error}{_instead(others)}.") from error
     return str(path)
 
@@ -227,18 +227,22 @@ def check_of_folder(run_dir: str, path: str) -> None:
         )
 
 
-def _opens(path: Path) -> bool:
+def _can_go_on(path: Path) -> bool:
+    """Whether a file is a checkpoint that holds more than weights."""
     try:
-        open_checkpoint(str(path))
+        return not is_of_weights_alone(open_checkpoint(str(path)))
     except ValueError:
         return False
-    return True
 
 
-def _instead(others: Sequence[str]) -> str:
-    if not others:
-        return "; nothing else there can be continued from"
-    return f"; continue from {' or '.join(others)} by --ckpt_path"
+def _instead(others: Sequence[Path]) -> str:
+    found = [str(other) for other in others if _can_go_on(other)]
+    if not found:
+        return (
+            "; nothing else there can be continued from (a new run, in another folder, starts from "
+            "weights by --model.weights)"
+        )
+    return f"; continue from {' or '.join(found)} by --ckpt_path"
 
 
 def is_writer() -> bool:

@@ -386,7 +386,7 @@ class SSLModule(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the method, and nothing that needs pickle."""
-        record_method(self, checkpoint)
+        record_method(self, checkpoint, attached_trainer(self))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this method and, to go on, of this run.

@@ -180,7 +180,7 @@ def test_a_broken_last_checkpoint_is_named(
     before = contents(".")
     said = refused(capsys, *CONTINUE)
     assert "runs/a/checkpoints/last.ckpt' is no checkpoint" in said
-    assert "continue from runs/a/checkpoints/best.ckpt by --ckpt_path" in said
+    assert "nothing else there can be continued from" in said
     assert said.count("\n") == 1
     assert contents(".") == before
 
@@ -241,11 +241,20 @@ def test_only_half_written_records_are_cleared_away(a_run: Path) -> None:
 def test_a_folder_with_any_checkpoint_is_not_overwritten(
     a_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    command = ("--model", "FixMatch", *SMALL, "--run_dir", "runs/a")
+    whole = load("runs/a")
     (a_run / "checkpoints" / "last.ckpt").unlink()
     before = contents(".")
-    said = refused(capsys, "--model", "FixMatch", *SMALL, "--run_dir", "runs/a")
-    assert "already holds a run, 'runs/a/checkpoints/best.ckpt': give --ckpt_path runs/a" in said
+    held = "already holds a run, 'runs/a/checkpoints/best.ckpt'"
+    assert f"{held}: give another folder" in refused(capsys, *command)
+    assert "nothing else there can be" in refused(capsys, *command, "--ckpt_path", "last")
     assert contents(".") == before
+    torch.save(whole, a_run / "checkpoints" / "each.ckpt")
+    each = "--ckpt_path runs/a/checkpoints/each.ckpt"
+    assert f"{held}: give {each} to continue" in refused(capsys, *command)
+    (a_run / "checkpoints" / "best.ckpt").unlink()
+    said = refused(capsys, *command, "--ckpt_path", "best")
+    assert "continue from runs/a/checkpoints/each.ckpt by --ckpt_path" in said
 
 
 @pytest.mark.parametrize("word", ["best", "last"])

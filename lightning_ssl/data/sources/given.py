@@ -111,11 +111,11 @@ class GivenImages(FileImages):
         names = [str(i) if n is None else n for i, n in enumerate(map(_name, self._given))]
         super().__init__(names, torch.full((len(names),), -1), channels, exif_orientation)
 
-    def decode(self, index: int) -> Image.Image:
+    def decode(self, index: int, least_side: int | None = None) -> Image.Image:
         """See :meth:`FileImages.decode`."""
         given = self._given[index]
         if _name(given) is not None:
-            return super().decode(index)
+            return super().decode(index, least_side)
         try:
             return self.convert(given if isinstance(given, Image.Image) else _picture(given))
         except (ValueError, OSError) as error:  # of a file that Pillow has not read yet
