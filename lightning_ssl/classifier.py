@@ -139,11 +139,33 @@ class Classifier:
             )
         return predictions
 
+    @torch.inference_mode()
+    def describe(self, images: Tensor, count: int = 1) -> dict[str, Tensor]:
+        """What :meth:`predict` tells, of preprocessed images and as tensors.
+
+        Args:
+            images: ``(N, C, S, S)``, see :meth:`preprocess`.
+            count: Number of classes that ``label`` and ``probability`` tell.
+
+        Returns:
+            ``probabilities`` ``(N, num_classes)`` in the order of ``classes``, and what
+            :func:`~lightning_ssl.evaluation.predictions.describe_predictions` returns.
+        """
+        outputs = self.method.predict_step((images, torch.arange(len(images))), 0)
+        probs, features = outputs["probs"], outputs["embedding"]
+        found = describe_predictions(probs, features, known_features(self.method), count)
+        return {"probabilities": probs, **found}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images as the network takes them, once they are cut and resized.
+
+        Args:
+            images: Floats in [0, 1], ``(N, C, S, S)``.
+        """
+        return self._normalize(images, {}).to(self.method.dtype)  # type: ignore[no-any-return]
+
     def _describe(self, pixels: Tensor, count: int) -> list[tuple[Any, ...]]:
-        outputs = self.method.predict_step((self._as_input(pixels), torch.arange(len(pixels))), 0)
-        found = describe_predictions(
-            outputs["probs"], outputs["embedding"], known_features(self.method), count
-        )
+        found = self.describe(self._as_input(pixels), count)
         columns = {name: values.tolist() for name, values in found.items()}
         scores = columns.get("outlier_score", [None] * len(pixels))
         rows = zip(columns["label"], columns["probability"], columns["margin"], scores, strict=True)
@@ -159,8 +181,7 @@ class Classifier:
         ]
 
     def _as_input(self, pixels: Tensor) -> Tensor:
-        floats = to_float(pixels.to(self.method.device))
-        return self._normalize(floats, {}).to(self.method.dtype)  # type: ignore[no-any-return]
+        return self.normalize(to_float(pixels.to(self.method.device)))
 
     def _find(self, images: Any) -> FileImages:
         form = (self.data.in_channels, self.data.exif_orientation)

@@ -59,6 +59,55 @@ def _naming(error: OSError, path: str | os.PathLike[str]) -> OSError:
 
 
 @contextmanager
+def making_folder(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Fill a folder under another name, and rename it when the block ends without an error.
+
+    Args:
+        path: The folder, which is missing or empty, see :func:`check_new_folder`; the one that it
+            is to be in is made where missing.
+
+    Yields:
+        The name to write below.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk.
+    """
+    folder = os.path.abspath(path)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=os.path.dirname(folder), prefix=f"{os.path.basename(folder)}.", suffix=".tmp"
+    ) as temporary:
+        inside = os.path.join(temporary, "made")  # which the umask makes as any other folder
+        os.mkdir(inside)
+        yield inside
+        for name in os.listdir(inside):
+            _flush(os.path.join(inside, name))
+        if os.path.isdir(folder):
+            os.rmdir(folder)
+        os.rename(inside, folder)
+
+
+def check_new_folder(path: str | os.PathLike[str], argument: str) -> None:
+    """See that a folder can be made, before the work whose result it is.
+
+    Args:
+        path: The folder.
+        argument: Name of the argument that gave it, for messages.
+
+    Raises:
+        ValueError: If it cannot be made, or holds something; nothing is left on the disk.
+    """
+    if os.path.isdir(path) and not os.listdir(path):
+        return
+    reason = "it is not empty" if os.path.isdir(path) else _why_not(path)
+    if reason:
+        raise ValueError(
+            f"`{argument}` must be a folder that is empty or can be made, got "
+            f"'{os.fspath(path)}': {reason}."
+        )
+
+
+@contextmanager
 def appending(path: str | os.PathLike[str]) -> Iterator[io.TextIOWrapper]:
     """Add rows to the end of a CSV file in UTF-8; after an error none of them is there.
 

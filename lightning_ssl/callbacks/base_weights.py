@@ -58,7 +58,7 @@ def put_back(method: LightningModule, checkpoint: dict[str, Any]) -> None:
     """Fill in what a checkpoint left out, from the method itself.
 
     Args:
-        method: The method, with the weights that it starts from.
+        method: The method; where it has ``weights``, it starts from them.
         checkpoint: What was read.
 
     Raises:
@@ -67,6 +67,7 @@ def put_back(method: LightningModule, checkpoint: dict[str, Any]) -> None:
     digest, backbone = checkpoint.get(_KEY), method.backbone
     if digest is None:
         return
+    method.start_from_weights()  # type: ignore[operator]  # those that were given for this
     own: dict[str, Any] = base_state(backbone)  # type: ignore[arg-type]  # a module
     if not own or _remembered(method) != digest:
         raise ValueError(

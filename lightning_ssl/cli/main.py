@@ -19,6 +19,7 @@ def commands() -> dict[str, Callable[..., object]]:
     # Not above: each of them imports `cli.trainer`, and with it this package's face.
     from lightning_ssl.commands.baselines import baselines
     from lightning_ssl.commands.compare import compare
+    from lightning_ssl.commands.export import export
     from lightning_ssl.commands.features import features
     from lightning_ssl.commands.moam import moam
     from lightning_ssl.commands.probe import probe
@@ -32,6 +33,7 @@ def commands() -> dict[str, Callable[..., object]]:
     return {
         "baselines": baselines,
         "compare": compare,
+        "export": export,
         "features": features,
         "moam": moam,
         "probe": probe,

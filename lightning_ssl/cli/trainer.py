@@ -18,7 +18,6 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import lightning_ssl
 from lightning_ssl.callbacks import PredictionWriter, Report, Termination
-from lightning_ssl.callbacks.base_weights import is_partial
 from lightning_ssl.callbacks.find import find_callbacks
 from lightning_ssl.callbacks.learning_rate import keep_found_rate
 from lightning_ssl.callbacks.method_record import check_method, check_options, check_start
@@ -262,8 +261,6 @@ class SSLCLI(CommandLine):
             path = config.get("ckpt_path")
             if path not in WORDS:
                 checkpoint = open_checkpoint(path)
-                if is_partial(checkpoint):
-                    self.model.start_from_weights()
                 check_method(self.model, checkpoint, None)
                 if self.subcommand == "fit":
                     keep_found_rate(self.trainer, self.model, checkpoint)

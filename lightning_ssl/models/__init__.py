@@ -14,7 +14,7 @@ from lightning_ssl.models.maps import features_and_map
 from lightning_ssl.models.network import build_network, pass_together
 from lightning_ssl.models.paws_wide_resnet import PAWSWideResNet
 from lightning_ssl.models.preact_resnet import PreActResNet50
-from lightning_ssl.models.pretrained import backbone_inputs, is_packaged
+from lightning_ssl.models.pretrained import backbone_inputs, is_packaged, weights_licence
 from lightning_ssl.models.resnet_v2 import ResNet20V2
 from lightning_ssl.models.statistics import evaluating, keep_statistics
 from lightning_ssl.models.weights import load_weights
@@ -44,4 +44,5 @@ __all__ = [
     "merge_adapters",
     "pass_together",
     "set_mode",
+    "weights_licence",
 ]

@@ -66,6 +66,18 @@ def backbone_inputs(
     }
 
 
+def weights_licence(backbone: Any) -> str | None:
+    """Licence that timm states for the published weights of a network; None where it states none.
+
+    Args:
+        backbone: Name of the network, or a module of one's own.
+    """
+    if not isinstance(backbone, str) or not backbone.startswith("timm/") or ":" in backbone:
+        return None
+    found = _timm_config(backbone.removeprefix("timm/")).get("license")
+    return None if found is None else str(found)
+
+
 def _timm_config(name: str) -> dict[str, Any]:
     from timm import models  # slow to import, and most runs do not need it
 

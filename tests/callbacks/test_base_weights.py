@@ -64,6 +64,8 @@ def test_opening_needs_the_same_network() -> None:
         run(["test", "--ckpt_path", path, *CPU])
     with pytest.raises(ValueError, match="holds adapters alone"):
         FixMatch.load_from_checkpoint(path)
+    loaded = FixMatch.load_from_checkpoint(path, weights="network.pt")
+    assert differences(dict(loaded.state_dict()), dict(tested.model.state_dict())) == []
 
 
 def test_weights_of_a_package_are_found_again() -> None:

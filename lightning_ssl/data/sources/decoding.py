@@ -174,6 +174,18 @@ def check_center(
     return crop_pct, interpolation or "bilinear"
 
 
+def short_side(size: int, crop_pct: float | None) -> int:
+    """Short side of an image in pixels before evaluation cuts its centre, see :func:`center_box`.
+
+    Args:
+        size: Side of the result.
+        crop_pct: Share of the short side that is seen.
+    """
+    if crop_pct is None:
+        return size if size <= SMALL else round(size * 256 / 224)
+    return int(size / crop_pct + 1e-6)
+
+
 def center_box(
     width: int, height: int, size: int, crop_pct: float | None = None
 ) -> tuple[float, float, float, float]:
@@ -199,10 +211,7 @@ def center_box(
         >>> center_box(512, 256, 224)
         (144.0, 16.0, 368.0, 240.0)
     """
-    if crop_pct is None:
-        short = size if size <= SMALL else round(size * 256 / 224)
-    else:
-        short = int(size / crop_pct + 1e-6)
+    short = short_side(size, crop_pct)
     resized = [int(short * side / min(width, height)) for side in (width, height)]
     left, top = (round((side - size) / 2) for side in resized)
     x, y = width / resized[0], height / resized[1]  # pixels of the image in one of the resized one

@@ -1,0 +1,1 @@
+"""Trained classifiers as files for programs that do without this package."""
