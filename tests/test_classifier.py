@@ -19,6 +19,10 @@ from runs import fit, load, read_rows
 
 LAST = "a/checkpoints/last.ckpt"
 QUIET = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
+CACHED = (
+    *("--model.freeze_backbone", "true", "--data.cached_features", "true"),
+    *("--data.features_dir", "store", "--data.cached_views", "1"),
+)
 
 
 @pytest.fixture
@@ -36,7 +40,8 @@ def photos() -> list[str]:
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("FixMatch", ("--data.num_labels", "40", "--data.val_per_class", "1")),
+        # Trained on features, which were computed before; what is predicted are images.
+        ("FixMatch", ("--data.num_labels", "40", "--data.val_per_class", "1", *CACHED)),
         ("PAWS", ("--data.batch_size", "20")),
     ],
 )

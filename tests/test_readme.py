@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,8 +134,8 @@ def test_python_of_a_new_method(started: list[dict[str, torch.Tensor]]) -> None:
 
 
 def test_every_python_block_is_tested() -> None:
-    assert len(blocks("python")) == 4
-    arrays, declared = [text for page in PAGES[1:] for text in blocks("python", page)]
+    assert len(blocks("python")) == 5
+    arrays, declared, _ = [text for page in PAGES[1:] for text in blocks("python", page)]
     images = np.zeros((40, 16, 16, 3), np.uint8)
     scope = {"images": images, "targets": [i % 2 if i < 10 else -1 for i in range(40)]}
     scope |= {"test_images": images[:4], "test_targets": [0, 1, 0, 1]}
@@ -221,6 +222,10 @@ def test_commands_of_the_readme(
         else:
             run([*args, *QUIET])
     assert len(Path("predictions.csv").read_text().splitlines()) == 1 + 30
+    capsys.readouterr()
+    for text in (block("lightning_ssl.load("), *blocks("python", ROOT / "docs" / "use.md")):
+        exec(text, {})
+    assert capsys.readouterr().out.count("new_photos/") == 1 + 30
     assert {path.name for path in Path("runs/digits").iterdir()} >= {
         *("checkpoints", "config.yaml", "split.json", "metrics.csv")
     }
@@ -229,6 +234,7 @@ def test_commands_of_the_readme(
 def test_commands_of_the_docs_parse(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--model", "FixMatch", "--data.dataset", "digits", *QUIET, *SHORT)
     run(["fit", *small, "--run_dir", "runs/a"])
+    shutil.copytree("runs/a", "runs/photos")
     for page in PAGES[1:]:
         for args in commands(page):
             parses(args, capsys)

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import torch
@@ -38,14 +39,15 @@ def select(
     the features of a pretrained network: each stands for many, and any first part of the list is a
     choice of its own. With a checkpoint also those that its classifier is least sure of. Fill in
     the column ``label`` of the first rows; ``--data.dataset csv --data.root to_label.csv`` then
-    trains on them, and on the rest without labels.
+    trains on them and on the labels from before, takes the rest as unlabelled, and validates and
+    tests on the images that were held out before.
 
     Args:
         fit_options: Options of ``fit`` that name the images and the network: of ``folder`` all
             images below ``root`` count, whatever their folders are called. Not with a checkpoint.
         count: Number of images to label.
-        output: The CSV file: ``path``, ``label``, empty but for images that have one, and ``rank``,
-            counted from 1, of the images to label.
+        output: The CSV file: ``path``, ``label``, empty but for images that have one, ``split``
+            (``train``, ``val`` or ``test``) and ``rank``, counted from 1, of the images to label.
         by: ``prototypes``; or with a checkpoint ``margin``, the smallest difference of the two
             largest probabilities, or ``entropy``, the largest.
         ckpt_path: Checkpoint of a run, whose unlabelled images are chosen from.
@@ -64,11 +66,13 @@ def select(
         method, data = build_frozen(fit_options, num_classes=2)
         if data.dataset == "folder":
             data = _all_below(data)
-        known = torch.empty(0, dtype=torch.int64)
+        known = held_out = torch.empty(0, dtype=torch.int64)
     else:
         method, data = restore(ckpt_path, root)
+        _check_is_other(output, data)
         data.prepare_data()
-        known = torch.cat([data.split.labeled, data.split.val])
+        held_out = data.split.val
+        known = torch.cat([data.split.labeled, held_out])
     images = data.source.train
     labels = torch.full((len(images),), -1)
     labels[known] = images.targets[known]
@@ -84,9 +88,23 @@ def select(
         chosen = free[most_uncertain(_probabilities(method, features), count, by=by)]
     with writing_text(output, newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("path", "label", "rank"))
-        writer.writerows(_rows(data, images, labels, chosen.tolist(), Path(output).parent))
+        writer.writerow(("path", "label", "split", "rank"))
+        writer.writerows(_rows(data, labels, chosen, held_out, Path(output).parent))
     rank_zero_info(f"{count} of {len(free)} images to label, the first rows of {output}")
+    if isinstance(images, FileImages):
+        rank_zero_info(
+            "Fill in their column `label`, and train with --data.dataset csv --data.root "
+            f"{quote(output)}"
+        )
+
+
+def _check_is_other(output: str, data: SSLDataModule) -> None:
+    """Refuse to replace the list that a run is on: its checkpoint means rows of it."""
+    if data.dataset == "csv" and Path(output).resolve() == Path(str(data.root)).resolve():
+        raise ValueError(
+            f"`output` must be another file than the list that the run was trained on, got "
+            f"'{output}'."
+        )
 
 
 def _all_below(data: SSLDataModule) -> SSLDataModule:
@@ -102,24 +120,31 @@ def _all_below(data: SSLDataModule) -> SSLDataModule:
 
 def _probabilities(method: SSLModule, features: Tensor) -> Tensor:
     with torch.no_grad():
-        return softmax(method.classifier(method.embed(features.to(method.dtype))))
+        logits = method.classifier(method.embed(features.to(method.dtype)))
+        return softmax(logits / method.logit_temperature)
 
 
 def _rows(
-    data: SSLDataModule, images: Images, labels: Tensor, chosen: list[int], folder: Path
-) -> Iterator[tuple[str, str, int | str]]:
-    """The images to label, then all others."""
+    data: SSLDataModule, labels: Tensor, chosen: Tensor, held_out: Tensor, folder: Path
+) -> Iterator[tuple[str, str, str, int | str]]:
+    """The images to label, all others of the training set, and those of the data's other sets."""
     base = folder.resolve()
 
-    def path(row: int) -> str:
+    def path(images: Images, row: int) -> str:
         if not isinstance(images, FileImages):
             return images.name(row)
         name = Path(images.paths[row]).absolute()
         return printable(str(name.relative_to(base) if name.is_relative_to(base) else name))
 
-    for rank, row in enumerate(chosen, 1):
-        yield path(row), "", rank
-    taken = set(chosen)
+    train = data.source.train
+    for rank, row in enumerate(chosen.tolist(), 1):
+        yield path(train, row), "", "train", rank
+    taken, validates = set(chosen.tolist()), set(held_out.tolist())
     for row, label in enumerate(labels.tolist()):
         if row not in taken:
-            yield path(row), data.classes[label] if label >= 0 else "", ""
+            split = "val" if row in validates else "train"
+            yield path(train, row), data.classes[label] if label >= 0 else "", split, ""
+    for split, images in (("val", data.source.val), ("test", data.source.test)):
+        if isinstance(images, FileImages):  # others have no names of their own
+            for row, label in enumerate(images.targets.tolist()):
+                yield path(images, row), data.classes[label], split, ""

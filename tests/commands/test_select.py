@@ -1,5 +1,7 @@
 """Lists of images to label."""
 
+import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,36 @@ def test_of_a_folder_every_image_counts_and_the_list_trains(network: Any) -> Non
     assert names[:20] == expected
 
     digit = {path: int(source.targets[i]) for path, i in zip(paths, index, strict=True)}
-    labelled = ["path,label"]
-    labelled += [f"{r['path']},{digit[r['path']] if r['rank'] else ''}" for r in found]
-    Path("to_label.csv").write_text("\n".join(labelled))
-    cli = fit("Supervised", "run", 2, "--data.dataset", "csv", "--data.root", "to_label.csv",
-              "--data.num_labels", "null")  # fmt: skip
-    assert cli.datamodule.num_labeled == 20
-    assert len(cli.datamodule.source.train) == 60
+
+    def fill_in(name: str, held_out: int = 0) -> Any:
+        """Label what was asked for, as one does in a spreadsheet, and train on the list."""
+        rows = read_rows(name)
+        for place, row in enumerate(rows):
+            row["label"] = row["label"] or (str(digit[row["path"]]) if row["rank"] else "")
+            row["split"] = "val" if 20 - held_out <= place < 20 else row["split"]
+        with Path(name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=";")
+            writer.writeheader()
+            writer.writerows(rows)
+        as_list = ("--data.dataset", "csv", "--data.root", name, "--data.num_labels", "null")
+        return fit(
+            "Supervised", name[:-4], 2, *options, *as_list, "--model.freeze_backbone", "true"
+        )
+
+    first = fill_in("to_label.csv", held_out=2).datamodule
+    assert (first.num_labeled, len(first.source.train), len(first.source.val)) == (18, 58, 2)
+    best = ("--ckpt_path", "to_label/checkpoints/best.ckpt", *("--by", "margin"))
+    with pytest.raises(ValueError, match="`output` must be another file than the list that the"):
+        run(["select", "--count", "5", *best])
+    run(["select", "--count", "5", *best, "--output", "next.csv"])
+    asked = read_rows("next.csv")[:5]
+    assert not {row["path"] for row in asked} & set(names[:20])
+    second = fill_in("next.csv").datamodule
+    assert (second.num_labeled, len(second.source.train), len(second.source.val)) == (23, 58, 2)
+    known = zip(second.source.train.paths, second.source.train.targets.tolist(), strict=True)
+    assert {os.path.relpath(p): second.classes[c] for p, c in known if c >= 0} == {
+        path: str(digit[path]) for path in [*names[:18], *(row["path"] for row in asked)]
+    }
 
 
 def test_a_checkpoint_says_what_it_is_unsure_of() -> None:

@@ -43,7 +43,7 @@ def open_csv(
     An empty label means an image without one. Paths are relative to the CSV's folder. Classes are
     the labels of the training rows, sorted (as numbers if all are numbers). What pandas and Excel
     add is understood: an index column without a name, semicolons or tabs in place of commas, and
-    whole numbers written as ``3.0``.
+    whole numbers written as ``3.0``. The column ``rank`` of the command ``select`` says nothing.
 
     Args:
         root: The CSV file.
@@ -152,7 +152,7 @@ def _check_columns(root: str, columns: Sequence[str]) -> None:
     # What pandas calls its index when it is written, read and written again, or made a column.
     index = {name for name in columns if name in ("", "index") or name.startswith("unnamed: ")}
     columns = [name for name in columns if name not in index]
-    unknown = sorted(set(columns) - {"path", "label", "split"})
+    unknown = sorted(set(columns) - {"path", "label", "split", "rank"})
     missing = sorted({"path", "label"} - set(columns))
     twice = sorted({name for name in columns if columns.count(name) > 1})
     found = (("unknown", unknown), ("missing", missing), ("twice", twice))
