@@ -31,6 +31,7 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
         ValueError: If there is no row, or a logit that is not finite.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[4.0, 0.0]] * 4)
         >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 4)  # 4 / ln 3
         3.641
