@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 VENV_MIN ?= .venv-min
 READY_MIN := $(VENV_MIN)/.ready
 
-.PHONY: install quickstart test test-slow test-gpu test-min lint bench
+.PHONY: install quickstart test test-slow test-gpu test-min lint bench docs
 
 install: $(READY)
 
@@ -50,3 +50,8 @@ bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/step.py
+
+# The documentation site, in build/site; a link that leads nowhere is an error.
+docs: install
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	$(BIN)/sphinx-build -c docs -W --keep-going -q . build/site

@@ -11,6 +11,7 @@ sample over the seeds) and CPU seconds of a run, its start and its validation in
 
 import argparse
 import csv
+import math
 import os
 import random
 import statistics
@@ -24,6 +25,10 @@ _MEANS = ("--model.head_init", "class_means")
 _NARROW = ("--model.hidden_features", "128")
 _HEAD = ("--model.head_args", "{hidden_features: 384}", "--model.output_dim", "512")
 _PAWS = (*_HEAD, "--data.batch_size", "40", "--data.unlabeled_batch_size", "64")
+QUIET = (
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.enable_model_summary", "false"),
+)
 # Row to the method and its options.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Supervised": ("Supervised", ()),
@@ -35,6 +40,10 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "FixMatch": ("FixMatch", ()),
     "FixMatch, class means": ("FixMatch", _MEANS),
     "FixMatch, class means, threshold 0.6": ("FixMatch", (*_MEANS, "--model.threshold", "0.6")),
+    "FixMatch, class means, aligned, threshold 0.6": (
+        "FixMatch",
+        (*_MEANS, "--model.threshold", "0.6", "--model.imbalance", "ProgressiveAlignment"),
+    ),
     "FlexMatch, class means": ("FlexMatch", _MEANS),
     "FreeMatch, class means": ("FreeMatch", _MEANS),
     "SoftMatch, class means": ("SoftMatch", _MEANS),
@@ -107,30 +116,33 @@ def train(row: str, seed: int, data: list[str], folder: Path) -> tuple[float, fl
     """Test accuracy in percent, and CPU seconds."""
     method, options = ROWS[row]
     place = folder / f"{row.replace(', ', '_').replace(' ', '_')}_{seed}"
-    quiet = [f"--trainer.enable_{part}" for part in ("progress_bar", "model_summary")]
-    common = [
-        *("--seed_everything", str(seed), "--trainer.accelerator", "cpu"),
-        *(part for flag in quiet for part in (flag, "false")),
-    ]
-    start = time.process_time()
+    common = ["--seed_everything", str(seed), *QUIET]
+    before = 0.0
     if row.endswith("after vMF-SNE"):
-        before = [
+        start = [
             *("fit", "-c", "frozen", "--model", "VMFSNE", *data, *common, *_HEAD),
             *("--data.unlabeled_batch_size", "512", "--trainer.max_steps", "150"),
             *("--trainer.val_check_interval", "150", "--run_dir", f"{place}_start"),
         ]
-        run(before)
+        before = finish(start)[1]
         weights = f"{place}_start/checkpoints/last.ckpt"
         options = (*options, "--model.weights", weights, "--trainer.max_steps", "300")
     every = "300" if "300" in options else "1000"
-    cli: Any = run(
+    accuracy, seconds = finish(
         [
             *("fit", "-c", "frozen", "--model", method, *data, *common, *options),
             *("--trainer.val_check_interval", every, "--run_dir", str(place)),
         ]
     )
+    return accuracy, before + seconds
+
+
+def finish(command: list[str]) -> tuple[float, float]:
+    """Run a command; its test accuracy in percent, NaN without one, and its CPU seconds."""
+    start = time.process_time()
+    cli: Any = run(command)
     seconds = time.process_time() - start
-    return 100 * float(cli.trainer.callback_metrics["test/acc"]), seconds
+    return 100 * float(cli.trainer.callback_metrics.get("test/acc", math.nan)), seconds
 
 
 def spread(values: tuple[float, ...]) -> str:

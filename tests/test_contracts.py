@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import textwrap
 import zipfile
 from collections import defaultdict
@@ -352,14 +353,53 @@ def test_the_checkout_starts_without_an_installation() -> None:
     assert start("cli.py", "--version", cwd=ROOT).split()[-1] == lightning_ssl.__version__
 
 
-def test_the_wheel_trains(tmp_path: Path) -> None:
-    source, wheels, installed = tmp_path / "source", tmp_path / "wheels", tmp_path / "installed"
+def build(folder: Path) -> tuple[Path, Path]:
+    """The source distribution, and the wheel that is made of it."""
+    source = folder / "source"
     # A copy, as building leaves files beside the sources.
     skip = shutil.ignore_patterns(".*", "build", "runs", "tests", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=skip)
+    backend = "from setuptools.build_meta import build_sdist as build; print(build('..'))"
+    packed = folder / start("-c", backend, cwd=source).split()[-1]
     offline = ("--quiet", "--no-deps", "--no-build-isolation")
-    start("-m", "pip", "wheel", *offline, "-w", wheels, source, cwd=tmp_path)
-    (wheel,) = wheels.iterdir()
+    start("-m", "pip", "wheel", *offline, "-w", folder / "wheels", packed, cwd=folder)
+    (wheel,) = (folder / "wheels").iterdir()
+    return packed, wheel
+
+
+TRAINS = (
+    *("fit", "--model", "FixMatch", "--model.backbone", "wrn_10_1", "--run_dir", "run"),
+    *("--data.dataset", "digits", "--data.num_labels", "20"),
+    *("--trainer.max_steps", "2", "--trainer.accelerator", "cpu"),
+    *("--trainer.enable_progress_bar", "false"),
+)
+
+
+@pytest.mark.slow
+def test_both_distributions_install_into_a_new_environment(tmp_path: Path) -> None:
+    """With what they need, from the package index: minutes."""
+    for number, archive in enumerate(build(tmp_path)):
+        place = tmp_path / f"environment{number}"
+        start("-m", "venv", place, cwd=tmp_path)
+        python, program = place / "bin" / "python", place / "bin" / "lightning-ssl"
+        for command in (
+            [python, "-m", "pip", "install", "--quiet", archive],
+            [program, *TRAINS, "--run_dir", f"run{number}"],
+            [program, "predict", "--ckpt_path", f"run{number}/checkpoints/best.ckpt"],
+        ):
+            subprocess.run(command, cwd=tmp_path, check=True)
+        assert (tmp_path / "predictions.csv").exists()
+        shutil.rmtree(place)
+
+
+def test_the_wheel_trains(tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    packed, wheel = build(tmp_path)
+    with tarfile.open(packed) as archive:
+        about = archive.extractfile(f"{packed.name.removesuffix('.tar.gz')}/PKG-INFO")
+        text = about.read().decode() if about else ""
+    assert "License-Expression: MIT" in text
+    assert "Description-Content-Type: text/markdown" in text
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(installed)
@@ -370,12 +410,6 @@ def test_the_wheel_trains(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     prints = ["fit", "-c", "fixmatch", "-c", "digits", "--print_config"]
-    trains = [
-        *("fit", "--model", "FixMatch", "--model.backbone", "wrn_10_1", "--run_dir", "run"),
-        *("--data.dataset", "digits", "--data.num_labels", "20"),
-        *("--trainer.max_steps", "2", "--trainer.accelerator", "cpu"),
-        *("--trainer.enable_progress_bar", "false"),
-    ]
     # In one process: importing takes longer than both.
     lines = (
         "import lightning_ssl",
@@ -385,7 +419,7 @@ def test_the_wheel_trains(tmp_path: Path) -> None:
         f"    main({prints})",
         "except SystemExit as stopped:",
         "    assert not stopped.code",
-        f"main({trains})",
+        f"main({list(TRAINS)})",
     )
     printed = start("-c", "\n".join(lines), cwd=elsewhere, PYTHONPATH=str(installed))
     assert "dataset: digits" in printed

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from pytorch_lightning import Trainer
 from sklearn.datasets import load_digits
@@ -23,6 +24,7 @@ from lightning_ssl.data import SSLDataModule, from_arrays
 
 ENTRY = import_module("lightning_ssl.cli.main")  # the package hides it behind the function
 ROOT = Path(__file__).parents[1]
+PYTHON, TASKS = ROOT / "docs" / "python.md", ROOT / "docs" / "tasks.md"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 QUIET = (
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
@@ -33,6 +35,7 @@ SHORT = (
     *("--model.backbone", "wrn_10_1", "--trainer.max_steps", "2"),
     *("--data.batch_size", "4", "--data.unlabeled_batch_size", "4"),
 )
+NETWORKS = {"frozen", "timm/tf_efficientnet_lite0"}  # which keep their own backbone
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`ema_decay`"),
@@ -50,8 +53,8 @@ def blocks(language: str, page: Path = PAGES[0]) -> list[str]:
 
 
 def block(part: str) -> str:
-    """The one Python block of the README that has some text in it."""
-    (found,) = [text for text in blocks("python") if part in text]
+    """The one Python block of the README and its page on Python that has some text in it."""
+    (found,) = [text for text in (*blocks("python"), *blocks("python", PYTHON)) if part in text]
     return found
 
 
@@ -134,8 +137,10 @@ def test_python_of_a_new_method(started: list[dict[str, torch.Tensor]]) -> None:
 
 
 def test_every_python_block_is_tested() -> None:
-    assert len(blocks("python")) == 5
-    arrays, declared, _ = [text for page in PAGES[1:] for text in blocks("python", page)]
+    assert len(blocks("python")) == 2
+    assert len(blocks("python", PYTHON)) == 3
+    others = [page for page in PAGES[1:] if page != PYTHON]
+    arrays, declared, _ = [text for page in others for text in blocks("python", page)]
     images = np.zeros((40, 16, 16, 3), np.uint8)
     scope = {"images": images, "targets": [i % 2 if i < 10 else -1 for i in range(40)]}
     scope |= {"test_images": images[:4], "test_targets": [0, 1, 0, 1]}
@@ -168,7 +173,7 @@ def digits_as_photos() -> None:
         save(f"new_photos/{i}.png", i)
     rows = [f"new_photos/{i}.png,{digits.target[i] if i < 20 else ''}" for i in range(30)]
     Path("images.csv").write_text("\n".join(["path,label", *rows]) + "\n")
-    Path("strong.yaml").write_text(blocks("yaml")[0])
+    Path("strong.yaml").write_text(blocks("yaml", TASKS)[0])
 
 
 def parses(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,15 +203,15 @@ class Here:
 def test_commands_of_the_readme(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the order of the page, as some use what others left behind."""
+    """With those of its page of tasks, in their order: some use what others left behind."""
     # The package's name of it is the function.
     compare = import_module("lightning_ssl.commands.compare")
     popen = SimpleNamespace(Popen=Here, PIPE=None, STDOUT=None)
     monkeypatch.setattr(compare, "subprocess", popen)
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     digits_as_photos()
-    listed = commands(PAGES[0])
-    assert len(listed) >= 12
+    listed = [*commands(PAGES[0]), *commands(TASKS)]
+    assert len(listed) >= 20
     for args in listed:
         if any(part in " ".join(args) for part in ("help", "print_config", "cifar10")):
             parses(args, capsys)
@@ -214,7 +219,7 @@ def test_commands_of_the_readme(
             # A resumed run has to have something left to do.
             longer = ("--trainer.max_steps", "3") if "last" in args else ()
             pretrained = ("--model.backbone", "timm/tf_efficientnet_lite0")
-            small = (*pretrained, "--data.image_size", "32") if "frozen" in args else ()
+            small = (*pretrained, "--data.image_size", "32") if set(args) & NETWORKS else ()
             cli: Any = run([*args, *QUIET, *SHORT, *longer, *small])
             assert cli.trainer.global_step == (3 if longer else 2)
         elif args[0] in ENTRY.commands():
@@ -225,7 +230,9 @@ def test_commands_of_the_readme(
     capsys.readouterr()
     for text in (block("lightning_ssl.load("), *blocks("python", ROOT / "docs" / "use.md")):
         exec(text, {})
-    assert capsys.readouterr().out.count("new_photos/") == 1 + 30
+    printed = capsys.readouterr().out
+    assert printed.count("photos/unlabeled/") == 1
+    assert printed.count("new_photos/") == 30
     assert {path.name for path in Path("runs/digits").iterdir()} >= {
         *("checkpoints", "config.yaml", "split.json", "metrics.csv")
     }
@@ -236,7 +243,7 @@ def test_commands_of_the_docs_parse(capsys: pytest.CaptureFixture[str]) -> None:
     run(["fit", *small, "--run_dir", "runs/a"])
     shutil.copytree("runs/a", "runs/photos")
     for page in PAGES[1:]:
-        for args in commands(page):
+        for args in commands(page) if page != TASKS else ():  # these run, above
             parses(args, capsys)
 
 
@@ -250,7 +257,41 @@ def test_quickstart_writes_what_the_readme_says() -> None:
                      (ROOT / "Makefile").read_text(), re.MULTILINE)  # fmt: skip
 
 
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text())
+    targets = [(page.parent / name if name else page, anchor) for name, anchor in links]
+    assert [path for path, _ in targets if not path.exists()] == []
+    assert [(path, part) for path, part in targets if part and part not in anchors(path)] == []
+
+
+SECTIONS = ("Loss", "Paper, code and this implementation", "Config", "Switches", "What is logged",
+            "Measured", "Reference")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs" / "methods").glob("*.yaml")), ids=lambda config: config.stem
+)
+def test_a_method_has_a_page(config: Path) -> None:
+    """Named like its config, with the same sections as the others, and the measured numbers."""
+    name = yaml.safe_load(config.read_text())["model"]["class_path"]
+    page, by_family = (ROOT / "docs" / "methods" / f"{stem}.md" for stem in (config.stem, "index"))
+    headings = re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)
+    found = [heading for heading in headings if heading in SECTIONS]
+    assert found == [part for part in SECTIONS if part in found or part != "Switches"]
+    assert f"(../../configs/methods/{config.name})" in page.read_text()
+    assert f"]({page.name})" in by_family.read_text()
+    (row,) = [line for line in PAGES[0].read_text().splitlines() if f"| `{name}` |" in line]
+    assert f"](docs/methods/{page.name})" in row
+    table = (ROOT / "docs" / "results.md").read_text().split("## Digits, 20, 50 and 100 labels")[1]
+    for line in re.findall(rf"^\| {name} \| .*$", table.split("\n## ")[0], re.MULTILINE):
+        _, fifty, _, _, twenty, _, hundred, _ = line[2:-1].split(" |")
+        assert f"|{twenty} |{fifty} |{hundred} |" in page.read_text()
+        assert f"[{fifty.strip()}]" in row

@@ -31,7 +31,7 @@ def ropaws_probs(
     known class; the rest is spread evenly over the classes that have a label.
 
     Reference: Mo et al., 2023, https://arxiv.org/abs/2302.14483, sec. 3; facebookresearch/suncet
-    pull request 37, which takes other sizes for M and N, see docs/methods/paws.md.
+    pull request 37, which takes other sizes for M and N, see docs/methods/ropaws.md.
 
     Args:
         queries: Embeddings of one view of the unlabelled images of all processes, ``(M, D)``.
